@@ -1,0 +1,65 @@
+// What a backend is: it states what it supports, with a reason where it does not, and runs a validated problem.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <modelopt/kernels/attention.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace modelopt::kernels {
+
+/// One sequence of a packed batch, as host values (CPU backends). Lengths are checked: all rows lie inside the tensors.
+struct Sequence {
+  std::int64_t q_start = 0;
+  std::int64_t q_len = 0;
+  std::int64_t k_start = 0;
+  std::int64_t k_len = 0;
+  bool sparse_nm = false;  ///< N:M applies to this sequence: sparsity_n > 0 and the phase makes it prefill
+  double lambda = 0.0;     ///< skip-softmax threshold of this sequence; 0 = nothing is skipped
+};
+
+/// A validated problem with its outputs allocated. Inputs are not copied; strides are free but for the last (1).
+///
+/// A backend writes every element of output and logsumexp (rows of no sequence: 0 and -inf), and of stats and mask where
+/// they are defined; nothing is prefilled.
+struct AttentionProblem {
+  at::Tensor q, k, v;
+  std::vector<Sequence> sequences;  ///< in batch order; may share keys; query rows do not overlap
+  bool is_causal = true;
+  double softmax_scale = 1.0;
+  std::int64_t sparsity_n = 0;
+  std::int64_t sparsity_m = 4;
+  std::int64_t num_sink_tokens = 0;
+  std::int64_t dense_window_size = 0;
+  std::int64_t sliding_window = 0;
+  std::int64_t skip_br = 128;
+  std::int64_t skip_bc = 128;
+
+  at::Tensor output;     ///< [total_q, Hq, D], contiguous, q's dtype
+  at::Tensor logsumexp;  ///< [total_q, Hq], contiguous, fp32 or fp64
+  at::Tensor stats;      ///< int64 [B, Hq, 4], or undefined
+  at::Tensor mask;       ///< uint8 [total_q, Hq, mask_bytes], contiguous, or undefined: bit j%8 (LSB first) of byte j/8 is set
+                         ///< iff key j of the row's sequence is attended; all other bits are 0
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  [[nodiscard]] virtual std::string_view name() const = 0;
+  /// Why it cannot run on this machine or is not in this build; nullopt if it can.
+  [[nodiscard]] virtual std::optional<std::string> unavailable() const = 0;
+  /// Why it cannot run such problems; nullopt if it can.
+  [[nodiscard]] virtual std::optional<std::string> unsupported(const AttentionTraits& traits) const = 0;
+  virtual void run(const AttentionProblem& problem) const = 0;
+};
+
+// One factory per backend folder.
+std::unique_ptr<Backend> make_reference_backend();
+std::unique_ptr<Backend> make_cpu_backend();
+
+}  // namespace modelopt::kernels

@@ -1,0 +1,45 @@
+// How one attention forward will be computed. A method edits the plan while its scope is active.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include <modelopt/attention/attention_call.h>
+
+namespace modelopt::attention {
+
+/// Scores of one sequence and some query heads that an eager method turns into probabilities.
+struct EagerScores {
+  at::Tensor raw;      ///< [heads, Lq, Lk] unscaled scores q.k, fp32 (fp64 for fp64 inputs); -inf where a key is not visible
+  double scale = 1.0;  ///< softmax uses scale * raw
+  std::int64_t first_position = 0;  ///< absolute position of query row 0: Lk - Lq
+};
+
+/// What an eager softmax returns.
+struct EagerSoftmax {
+  at::Tensor probabilities;  ///< [heads, Lq, Lk], 0 where not attended; rows that attend nothing are all 0
+  at::Tensor attended;       ///< bool [heads, Lq, Lk]
+};
+
+using SoftmaxFunction = std::function<EagerSoftmax(const EagerScores&)>;
+
+/// The default plan is dense attention on the operator.
+struct AttentionPlan {
+  std::string kernel = "auto";  ///< backend of the operator
+  bool collect_stats = false;
+  // parameters of the operator, see modelopt/kernels/attention.h
+  std::int64_t sparsity_n = 0;
+  std::int64_t sparsity_m = 4;
+  std::int64_t num_sink_tokens = 0;
+  std::int64_t dense_window_size = 64;
+  std::optional<double> skip_softmax_threshold;
+  std::int64_t skip_softmax_br = 128;
+  std::int64_t skip_softmax_bc = 128;
+  /// Set: attention is computed eagerly (scores, this softmax, product with V) instead of by the operator.
+  SoftmaxFunction softmax;
+};
+
+}  // namespace modelopt::attention

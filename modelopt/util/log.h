@@ -1,0 +1,17 @@
+// Logging facade. spdlog stays behind it: torch ships its own fmt headers, and no file may see both.
+#pragma once
+
+#include <string_view>
+
+namespace modelopt::log {
+
+enum class Level { kDebug, kInfo, kWarn, kError, kOff };
+
+/// Messages below the level are dropped. Default: kInfo. Everything goes to stderr.
+void set_level(Level level);
+void debug(std::string_view message);
+void info(std::string_view message);
+void warn(std::string_view message);
+void error(std::string_view message);
+
+}  // namespace modelopt::log
