@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Runs what the documentation shows.
+
+    snippets.py run FILE.md …        runs every ```bash and ```python block, each file's blocks in order in one empty folder
+    snippets.py links FILE.md …      checks that relative links lead to files
+
+bash blocks see the repository's programs on PATH and the repository through links of its top-level folders; a block that
+exits non-zero fails the test with its output. Blocks of other languages (text, json, cpp) are not run here: JSON blocks
+must parse, C++ blocks are built by the example's own target.
+"""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def run_file(path, repository, binaries, python):
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("configs", "models", "tests", "examples", "docs"):
+            os.symlink(repository / name, pathlib.Path(folder) / name)
+        environment = dict(os.environ, PATH=f"{binaries}:{os.environ['PATH']}", MODELOPT_KERNELS=os.environ["MODELOPT_KERNELS"])
+        for language, code in FENCE.findall(path.read_text(encoding="utf-8")):
+            if language == "json":
+                json.loads(code)
+                continue
+            if language not in ("bash", "python"):
+                continue
+            # the two commands of the set-up are what runs this test: not again from inside
+            code = re.sub(r"^(make (demo|test|model|build)\b.*|git clone .*|cd modelopt\b.*)$", "", code, flags=re.M)
+            command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [python, "-c", code]
+            result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            if result.returncode != 0:
+                failures += 1
+                print(f"{path}: this {language} block failed ({result.returncode}):\n{code}\n{result.stdout}\n{result.stderr}")
+    return failures
+
+
+def check_links(path):
+    failures = 0
+    for target in LINK.findall(FENCE.sub("", path.read_text(encoding="utf-8"))):
+        if not (path.parent / target).exists():
+            failures += 1
+            print(f"{path}: link to {target}, which does not exist")
+    return failures
+
+
+def main():
+    mode, files = sys.argv[1], [pathlib.Path(f).resolve() for f in sys.argv[2:]]
+    repository = pathlib.Path(__file__).resolve().parents[2]
+    failures = 0
+    for path in files:
+        if mode == "run":
+            failures += run_file(path, repository, os.environ["MODELOPT_BIN"], os.environ["MODELOPT_PYTHON"])
+        else:
+            failures += check_links(path)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
