@@ -5,12 +5,23 @@
 
 #include <cstdint>
 #include <optional>
-#include <string>
+#include <string_view>
 #include <vector>
 
 namespace modelopt::models {
 
 enum class ModelType { kLlama, kMistral, kQwen2, kQwen3 };
+
+/// Prefix of HuggingFace's class names, e.g. "Qwen2" of "Qwen2Attention".
+[[nodiscard]] constexpr std::string_view class_prefix(ModelType type) {
+  switch (type) {
+    case ModelType::kLlama: return "Llama";
+    case ModelType::kMistral: return "Mistral";
+    case ModelType::kQwen2: return "Qwen2";
+    case ModelType::kQwen3: return "Qwen3";
+  }
+  return "";
+}
 
 enum class RopeType { kDefault, kLinear, kDynamic, kLlama3, kYarn };
 
