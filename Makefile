@@ -28,7 +28,7 @@ setup:
 build: setup
 	@if ! grep -qsx 'LibTorch_ROOT:[A-Z]*=$(LIBTORCH)' $(BUILD)/CMakeCache.txt || [ ! -e $(BUILD)/build.ninja ]; then \
 	  echo '[build] configuring $(BUILD)' >&2; \
-	  cmake --preset $(PRESET) -DLibTorch_ROOT=$(LIBTORCH) -DMODELOPT_CUDA=$(MODELOPT_CUDA) >&2; fi
+	  cmake --preset $(PRESET) -DLibTorch_ROOT=$(LIBTORCH) -DMODELOPT_CUDA=$(MODELOPT_CUDA) $(if $(MODELOPT_PYTHON),-DMODELOPT_PYTHON=$(MODELOPT_PYTHON)) >&2; fi
 	@echo '[build] building with $(JOBS) jobs' >&2
 	@cmake --build $(BUILD) --parallel $(JOBS) >&2
 
