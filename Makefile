@@ -6,11 +6,12 @@
 #   make build   configure and build        make clean   remove the build
 #
 # Variables: PRESET=release|dev|asan, MODELOPT_LIBTORCH=<folder with include/ and lib/>, MODELOPT_PYTHON=<python with torch>,
-# MODELOPT_CUDA=AUTO|ON|OFF, JOBS=<parallel compilations>.
+# MODELOPT_CUDA=AUTO|ON|OFF, MODELOPT_CUDA_ARCHS='80;90a;120', JOBS=<parallel compilations>.
 PRESET ?= release
 BUILD := build/$(PRESET)
 MODEL := models/SmolLM2-135M-Instruct
 MODELOPT_CUDA ?= $(if $(filter asan,$(PRESET)),OFF,AUTO)
+MODELOPT_CUDA_ARCHS ?= 80;90a;120
 JOBS ?= $(shell nproc)
 LIBTORCH = $(shell scripts/setup.sh libtorch-path)
 
@@ -28,7 +29,7 @@ setup:
 build: setup
 	@if ! grep -qsx 'LibTorch_ROOT:[A-Z]*=$(LIBTORCH)' $(BUILD)/CMakeCache.txt || [ ! -e $(BUILD)/build.ninja ]; then \
 	  echo '[build] configuring $(BUILD)' >&2; \
-	  cmake --preset $(PRESET) -DLibTorch_ROOT=$(LIBTORCH) -DMODELOPT_CUDA=$(MODELOPT_CUDA) $(if $(MODELOPT_PYTHON),-DMODELOPT_PYTHON=$(MODELOPT_PYTHON)) >&2; fi
+	  cmake --preset $(PRESET) -DLibTorch_ROOT=$(LIBTORCH) -DMODELOPT_CUDA=$(MODELOPT_CUDA) '-DMODELOPT_CUDA_ARCHS=$(MODELOPT_CUDA_ARCHS)' $(if $(MODELOPT_PYTHON),-DMODELOPT_PYTHON=$(MODELOPT_PYTHON)) >&2; fi
 	@echo '[build] building with $(JOBS) jobs' >&2
 	@cmake --build $(BUILD) --parallel $(JOBS) >&2
 
