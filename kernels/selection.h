@@ -31,10 +31,12 @@ template <int M, typename Score>
 [[nodiscard]] MODELOPT_HOST_DEVICE constexpr std::uint32_t keep_n_of_m(const Score (&scores)[M], std::uint32_t visible,
                                                                      int n) {
   static_assert(M == 4 || M == 8, "groups have 4 or 8 keys");
+  // a constant, so that device code needs no relaxed constexpr
+  constexpr Score kNegativeInfinity = -std::numeric_limits<Score>::infinity();
   bool candidate[M] = {};
   int better[M] = {};
   for (int i = 0; i < M; ++i) {
-    candidate[i] = ((visible >> i) & 1u) != 0 && scores[i] != -std::numeric_limits<Score>::infinity();
+    candidate[i] = ((visible >> i) & 1u) != 0 && scores[i] != kNegativeInfinity;
   }
   for (int i = 0; i < M; ++i) {
     for (int j = i + 1; j < M; ++j) {
