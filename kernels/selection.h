@@ -13,6 +13,10 @@
 
 namespace modelopt::kernels {
 
+/// A constant of its own: device code may use its value, but not call std::numeric_limits.
+template <typename Score>
+inline constexpr Score kNegativeInfinity = -std::numeric_limits<Score>::infinity();
+
 /// Whether key `first` of a group wins over key `second`, for first < second: equal scores go to the lower index.
 /// Exactly one of the two wins for every pair of scores, NaN included.
 template <typename Score>
@@ -31,12 +35,10 @@ template <int M, typename Score>
 [[nodiscard]] MODELOPT_HOST_DEVICE constexpr std::uint32_t keep_n_of_m(const Score (&scores)[M], std::uint32_t visible,
                                                                      int n) {
   static_assert(M == 4 || M == 8, "groups have 4 or 8 keys");
-  // a constant, so that device code needs no relaxed constexpr
-  constexpr Score kNegativeInfinity = -std::numeric_limits<Score>::infinity();
   bool candidate[M] = {};
   int better[M] = {};
   for (int i = 0; i < M; ++i) {
-    candidate[i] = ((visible >> i) & 1u) != 0 && scores[i] != kNegativeInfinity;
+    candidate[i] = ((visible >> i) & 1u) != 0 && scores[i] != kNegativeInfinity<Score>;
   }
   for (int i = 0; i < M; ++i) {
     for (int j = i + 1; j < M; ++j) {
