@@ -57,6 +57,9 @@ struct FieldProblem {
 
 [[nodiscard]] const MethodDescriptor& descriptor_of(const MethodConfig& method);
 
+/// "4 or 8", "an integer from 0 to 7".
+[[nodiscard]] std::string expected_values(const FieldDescriptor& field);
+
 /// All names and aliases, for messages: "sparse_softmax or triton_sparse_softmax".
 [[nodiscard]] std::string known_method_names();
 

@@ -43,8 +43,9 @@ struct Rule {
 };
 
 /// A rule for all attention modules whose name matches the pattern (pattern.h) or whose class name equals it.
-struct PatternRule : Rule {
+struct PatternRule {
   std::string pattern;
+  Rule rule;
 
   bool operator==(const PatternRule&) const = default;
 };
