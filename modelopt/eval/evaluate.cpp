@@ -1,0 +1,204 @@
+#include <modelopt/eval/evaluate.h>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <span>
+
+#include <modelopt/error.h>
+#include <modelopt/eval/logit_divergence.h>
+#include <modelopt/eval/statistics.h>
+#include <modelopt/eval/windows.h>
+#include <modelopt/models/causal_lm.h>
+#include <modelopt/sparsify/sparsify.h>
+#include <modelopt/util/log.h>
+
+namespace modelopt::eval {
+namespace {
+
+using Window = std::span<const std::int64_t>;
+
+struct Forward {
+  at::Tensor hidden;  // [L - 1, hidden_size]: the positions that predict a token of the window
+  std::vector<models::ModuleStats> stats;
+  double seconds = 0.0;
+};
+
+Forward forward(models::CausalLM& model, Window window) {
+  models::ModelInput input;
+  input.input_ids = at::tensor(at::ArrayRef<std::int64_t>(window.data(), window.size()));
+  input.lengths = {static_cast<std::int64_t>(window.size())};
+  input.logits = models::LogitRows::kNone;
+  const auto start = std::chrono::steady_clock::now();
+  models::ModelOutput output = model.forward(input);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  return {output.hidden.narrow(0, 0, output.hidden.size(0) - 1), std::move(output.stats), elapsed.count()};
+}
+
+// What one configuration (or the dense model) has shown so far.
+struct Tally {
+  std::vector<double> window_nll, window_kld, window_top1;
+  std::vector<double> kld;  // of every token, for the percentile
+  std::int64_t blocks_visible = 0, blocks_skipped = 0, pairs_visible = 0, pairs_attended = 0;
+  double seconds = 0.0;
+
+  void add(const Forward& run) {
+    seconds += run.seconds;
+    for (const auto& module : run.stats) {
+      const at::Tensor sums = module.stats.flatten(0, 1).sum(0);
+      const auto* values = sums.const_data_ptr<std::int64_t>();
+      blocks_visible += values[0];
+      blocks_skipped += values[1];
+      pairs_visible += values[2];
+      pairs_attended += values[3];
+    }
+  }
+
+  void add(const LogitDivergence& divergence) {
+    window_nll.push_back(mean(divergence.nll));
+    window_kld.push_back(mean(divergence.kld));
+    const std::vector<double> same(divergence.top1.begin(), divergence.top1.end());
+    window_top1.push_back(mean(same));
+    kld.insert(kld.end(), divergence.kld.begin(), divergence.kld.end());
+  }
+};
+
+std::optional<double> share(std::int64_t part, std::int64_t whole) {
+  if (whole == 0) return std::nullopt;
+  return static_cast<double>(part) / static_cast<double>(whole);
+}
+
+EvalResult dense_result(const Tally& dense, std::int64_t seq_len) {
+  EvalResult result;
+  result.seq_len = seq_len;
+  result.windows = static_cast<std::int64_t>(dense.window_nll.size());
+  result.tokens = result.windows * (seq_len - 1);
+  result.dense_nll = result.nll = mean(dense.window_nll);
+  result.dense_nll_se = result.nll_se = standard_error(dense.window_nll);
+  result.dense_ppl = result.ppl = std::exp(result.dense_nll);
+  result.seconds_dense = dense.seconds;
+  return result;
+}
+
+EvalResult sparse_result(const EvalResult& dense, const Tally& sparse, const std::string& name) {
+  EvalResult result = dense;
+  result.config = name;
+  result.nll = mean(sparse.window_nll);
+  result.nll_se = standard_error(sparse.window_nll);
+  result.ppl = std::exp(result.nll);
+  result.kld_mean = mean(sparse.window_kld);
+  result.kld_se = standard_error(sparse.window_kld);
+  result.kld_p99 = quantile(sparse.kld, 0.99);
+  result.top1 = mean(sparse.window_top1);
+  result.top1_se = standard_error(sparse.window_top1);
+  result.kept_fraction = share(sparse.pairs_attended, sparse.pairs_visible);
+  result.skipped_fraction = share(sparse.blocks_skipped, sparse.blocks_visible);
+  result.seconds_sparse = sparse.seconds;
+  return result;
+}
+
+// One window: dense, each configuration, then the comparison of their predictions.
+void run_window(models::CausalLM& model, Window window, const std::vector<NamedConfig>& configs, const std::string& kernel,
+                Tally& dense, std::vector<Tally>& sparse) {
+  SparsifyOptions slots;
+  slots.kernel = kernel;
+  sparsify(model, config::SparseAttentionConfig{}, slots);
+  const Forward dense_run = forward(model, window);
+  dense.add(dense_run);
+  slots.collect_stats = true;
+  std::vector<at::Tensor> hidden;
+  for (std::size_t i = 0; i < configs.size(); ++i) {
+    sparsify(model, configs[i].config, slots);
+    const Forward run = forward(model, window);
+    sparse[i].add(run);
+    hidden.push_back(run.hidden);
+  }
+  const LogitComparison comparison = compare_logits(model, dense_run.hidden, hidden, window.subspan(1));
+  dense.window_nll.push_back(mean(comparison.dense_nll));
+  for (std::size_t i = 0; i < configs.size(); ++i) sparse[i].add(comparison.sparse[i]);
+}
+
+// Leaves the model dense, whatever happens.
+class Desparsify {
+ public:
+  explicit Desparsify(models::CausalLM& model) : model_(model) {}
+  ~Desparsify() { desparsify(model_); }
+  Desparsify(const Desparsify&) = delete;
+  Desparsify& operator=(const Desparsify&) = delete;
+
+ private:
+  models::CausalLM& model_;
+};
+
+std::vector<std::vector<Window>> windows_by_length(const std::vector<std::vector<std::int64_t>>& rows, const EvalOptions& options) {
+  MODELOPT_CHECK(!options.seq_lens.empty(), InvalidArgument, "no window length is given, expected at least one");
+  std::size_t longest = 0;
+  for (const auto& row : rows) longest = std::max(longest, row.size());
+  std::vector<std::vector<Window>> result;
+  for (const std::int64_t length : options.seq_lens) {
+    result.push_back(cut_windows(rows, length, options.windows));
+    const std::size_t count = result.back().size();
+    MODELOPT_CHECK(count > 0, InvalidArgument, "no window of ", length, " tokens: the longest text has ", longest);
+    if (count < static_cast<std::size_t>(options.windows))
+      log::warn(str("windows of ", length, " tokens: ", count, " instead of ", options.windows, ", the text has no more"));
+  }
+  return result;
+}
+
+}  // namespace
+
+std::vector<EvalResult> evaluate(models::CausalLM& model, const std::vector<std::vector<std::int64_t>>& rows,
+                                 const std::vector<NamedConfig>& configs, const EvalOptions& options) {
+  const at::NoGradGuard no_grad;
+  const auto all_windows = windows_by_length(rows, options);
+  std::int64_t total = 0;
+  for (std::size_t i = 0; i < all_windows.size(); ++i)
+    total += static_cast<std::int64_t>(all_windows[i].size()) * options.seq_lens[i];
+
+  const Desparsify dense_again(model);
+  // Weights that are mapped from a file are read on their first use, which no timing should include.
+  forward(model, all_windows.front().front().first(2));
+
+  std::vector<EvalResult> results;
+  std::int64_t done = 0;
+  for (std::size_t i = 0; i < all_windows.size(); ++i) {
+    Tally dense;
+    std::vector<Tally> sparse(configs.size());
+    for (const Window window : all_windows[i]) {
+      run_window(model, window, configs, options.kernel, dense, sparse);
+      done += static_cast<std::int64_t>(window.size());
+      if (options.progress) options.progress(done, total);
+    }
+    const EvalResult reference = dense_result(dense, options.seq_lens[i]);
+    if (configs.empty()) results.push_back(reference);
+    for (std::size_t c = 0; c < configs.size(); ++c) results.push_back(sparse_result(reference, sparse[c], configs[c].name));
+  }
+  return results;
+}
+
+nlohmann::ordered_json to_json(const EvalResult& result) {
+  const auto nullable = [](const auto& value) { return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr); };
+  return {{"config", nullable(result.config)},
+          {"seq_len", result.seq_len},
+          {"windows", result.windows},
+          {"tokens", result.tokens},
+          {"nll", result.nll},
+          {"nll_se", nullable(result.nll_se)},
+          {"ppl", result.ppl},
+          {"dense_nll", result.dense_nll},
+          {"dense_ppl", result.dense_ppl},
+          {"kld_mean", nullable(result.kld_mean)},
+          {"kld_se", nullable(result.kld_se)},
+          {"kld_p99", nullable(result.kld_p99)},
+          {"top1", nullable(result.top1)},
+          {"kept_fraction", nullable(result.kept_fraction)},
+          {"skipped_fraction", nullable(result.skipped_fraction)},
+          {"seconds_dense", result.seconds_dense},
+          {"seconds_sparse", nullable(result.seconds_sparse)}};
+}
+
+}  // namespace modelopt::eval
