@@ -26,6 +26,8 @@ class MethodRegistry {
   [[nodiscard]] std::vector<std::string> names() const;
 
  private:
+  [[nodiscard]] std::string one_of_names() const;
+
   using Versions = std::map<int, std::unique_ptr<const SparseAttentionMethod>>;
   std::map<std::string, Versions, std::less<>> methods_;
   std::map<std::string, std::string, std::less<>> aliases_;

@@ -30,7 +30,7 @@ struct SparsifyReport {
 /// {"modules": [{"name": …, "class": …, "rule": …, "method": null | …, "parameters": {…}, "backend": …}], "unmatched_patterns": […]}
 [[nodiscard]] nlohmann::ordered_json to_json(const SparsifyReport& report);
 
-/// An aligned table for people, one line per run of modules that got the same, e.g. "model.layers.{0..29}.self_attn".
+/// An aligned table for people: a line for each run of modules that got the same.
 [[nodiscard]] std::string to_table(const SparsifyReport& report);
 
 }  // namespace modelopt
