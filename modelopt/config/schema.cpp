@@ -21,7 +21,7 @@ constexpr std::string_view kEnable = "false leaves the modules of this rule dens
 constexpr std::string_view kMethod = "The method, by its name or an alias.";
 constexpr std::string_view kBackend =
     "fused (alias triton) runs in the attention operator; eager (alias pytorch) replaces the softmax of attention computed "
-    "with ATen operations, which takes memory quadratic in the length.";
+    "with ATen operations: slow, for comparison.";
 constexpr std::string_view kName = "A name for reports.";
 constexpr std::string_view kDescription = "One sentence of purpose.";
 constexpr std::string_view kSchema = "Address of this schema, for editors.";

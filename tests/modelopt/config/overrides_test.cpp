@@ -1,0 +1,102 @@
+#include <modelopt/config/overrides.h>
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <modelopt/config/parse.h>
+
+using namespace modelopt;
+using namespace modelopt::config;
+
+namespace {
+
+constexpr const char* kConfig = R"({"sparse_cfg": {
+    "*attn*": {"method": "triton_sparse_softmax", "dense_sink_tokens": 4},
+    "model.layers.0.*": {"method": "sparse_softmax", "sparsity_n": 1},
+    "off": {"method": "sparse_softmax", "enable": false},
+    "default": {"enable": false}}})";
+
+SparseAttentionConfig with(const std::vector<std::string>& assignments) { return parse_config(kConfig, "test", assignments); }
+
+const SparseSoftmaxConfig& parameters(const SparseAttentionConfig& config, std::size_t rule) {
+  return std::get<SparseSoftmaxConfig>(*config.rules.at(rule).rule.method);
+}
+
+std::string message_of(const std::vector<std::string>& assignments, const char* json = kConfig) {
+  try {
+    (void)parse_config(json, "test", assignments);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("a field alone is set in every enabled rule") {
+  const auto config = with({"sparsity_n=3"});
+  CHECK(parameters(config, 0).sparsity_n == 3);
+  CHECK(parameters(config, 1).sparsity_n == 3);
+  CHECK(parameters(config, 2).sparsity_n == 2);
+}
+
+TEST_CASE("an enabled default is one of the enabled rules") {
+  const auto config = parse_config(R"({"sparse_cfg": {"default": {"method": "sparse_softmax"}}})", "test", {"sparsity_n=1"});
+  CHECK(std::get<SparseSoftmaxConfig>(*config.default_rule.method).sparsity_n == 1);
+}
+
+TEST_CASE("a field after a pattern is set in that rule, which may have dots") {
+  CHECK(parameters(with({"*attn*.sparsity_n=3"}), 0).sparsity_n == 3);
+  CHECK(parameters(with({"*attn*.sparsity_n=3"}), 1).sparsity_n == 1);
+  CHECK(parameters(with({"model.layers.0.*.sparsity_n=3"}), 1).sparsity_n == 3);
+  CHECK(parameters(with({"'model.layers.0.*'.sparsity_n=3"}), 1).sparsity_n == 3);
+  CHECK(parameters(with({"\"*attn*\".sparsity_n=3"}), 0).sparsity_n == 3);
+  CHECK(with({"off.enable=true"}).rules[2].rule.enable);
+}
+
+TEST_CASE("assignments apply in order and are validated together") {
+  const auto config = with({"sparsity_n=7", "sparsity_m=8", "sparsity_n=6"});
+  CHECK(parameters(config, 0).sparsity_n == 6);
+  CHECK(parameters(config, 0).sparsity_m == 8);
+}
+
+TEST_CASE("a field replaces the value under its alias, and the other way round") {
+  CHECK(parameters(with({"num_sink_tokens=9"}), 0).num_sink_tokens == 9);
+  CHECK(parameters(with({"dense_recent_tokens=9"}), 1).dense_window_size == 9);
+  CHECK(parameters(with({"dense_recent_tokens=9", "dense_window_size=10"}), 1).dense_window_size == 10);
+}
+
+TEST_CASE("a value that is no JSON is a string") {
+  CHECK(parameters(with({"model.layers.0.*.backend=eager"}), 1).backend == MethodBackend::kEager);
+  CHECK(parameters(with({"model.layers.0.*.backend=\"eager\""}), 1).backend == MethodBackend::kEager);
+}
+
+TEST_CASE("no assignment builds what a file could not say") {
+  const std::string rule = R"($.sparse_cfg["*attn*"])";
+  CHECK(message_of({"*attn*.sparsity_n=4"}) ==
+        "test with *attn*.sparsity_n=4: " + rule + ".sparsity_n: 4, expected an integer from 0 to 3 (less than sparsity_m = 4)");
+  CHECK(message_of({"*attn*.sparsity_n=two"}) ==
+        "test with *attn*.sparsity_n=two: " + rule + R"(.sparsity_n: "two", expected an integer from 0 to 7)");
+  CHECK(message_of({"*attn*.backend=eager"}) ==
+        "test with *attn*.backend=eager: " + rule + R"(.backend: "eager", expected fused or triton with method triton_sparse_softmax)");
+  CHECK(message_of({"*attn*.nonsense=1"}).starts_with("test with *attn*.nonsense=1: " + rule + ".nonsense: unknown key (value 1)"));
+  CHECK(message_of({"calibration.samples=64"}) ==
+        "test with calibration.samples=64: $.sparse_cfg.calibration: {\"samples\":64} is not built yet, expected no calibration: "
+        "it comes with the skip-softmax methods");
+}
+
+TEST_CASE("assignments without the form, or for no rule, are refused") {
+  CHECK(message_of({"sparsity_n"}) ==
+        "test: sparsity_n: not an assignment, expected FIELD=VALUE or PATTERN.FIELD=VALUE");
+  CHECK(message_of({"=2"}) == "test: =2: not an assignment, expected FIELD=VALUE or PATTERN.FIELD=VALUE");
+  CHECK(message_of({"'*attn*.sparsity_n=2"}) ==
+        "test: '*attn*.sparsity_n=2: a quote without its end, expected 'PATTERN'.FIELD=VALUE");
+  CHECK(message_of({"mlp.sparsity_n=2"}) ==
+        "test: mlp.sparsity_n=2: no rule has the pattern mlp, expected *attn*, model.layers.0.*, off or default");
+  CHECK(message_of({"sparsity_n=2"}, R"({"sparse_cfg": {"default": {"enable": false}}})") ==
+        "test: sparsity_n=2: no rule is enabled, expected PATTERN.FIELD=VALUE");
+}
+
+TEST_CASE("the configuration itself must be valid before anything is set") {
+  CHECK(message_of({"sparsity_n=1"}, R"({"sparse_cfg": {"*": {"method": "sparse_softmax", "sparsity_n": 9}}})") ==
+        R"(test: $.sparse_cfg["*"].sparsity_n: 9, expected an integer from 0 to 3 (less than sparsity_m = 4))");
+}

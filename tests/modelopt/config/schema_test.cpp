@@ -1,0 +1,33 @@
+#include <modelopt/config/schema.h>
+
+#include <catch2/catch_test_macros.hpp>
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+
+#include <modelopt/util/file.h>
+
+using namespace modelopt;
+using namespace modelopt::config;
+
+TEST_CASE("configs/schema.json is the generated schema; `ninja config_reference` writes it") {
+  CHECK(read_file(MODELOPT_SCHEMA) == configuration_schema().dump(2) + "\n");
+}
+
+TEST_CASE("every parameter has a title, a description, a default and a range in the schema") {
+  const auto method = configuration_schema()["$defs"]["sparse_softmax"];
+  for (const char* name : {"sparsity_n", "sparsity_m", "num_sink_tokens", "dense_sink_tokens", "dense_window_size", "dense_recent_tokens"}) {
+    CAPTURE(name);
+    const auto& field = method["properties"][name];
+    CHECK_FALSE(field.value("title", "").empty());
+    CHECK_FALSE(field.value("description", "").empty());
+    CHECK(field["default"].is_number_integer());
+    CHECK((field.contains("enum") || (field["minimum"] == 0 && field["maximum"] > 0)));
+  }
+  CHECK(method["properties"]["dense_window_size"]["default"] == 64);
+  CHECK(method["properties"]["sparsity_m"]["enum"] == nlohmann::ordered_json({4, 8}));
+}
+
+TEST_CASE("the reference in docs/configuration.md is the generated one; `ninja config_reference` writes it") {
+  CHECK(read_file(MODELOPT_CONFIGURATION_DOC).find(configuration_reference_markdown()) != std::string::npos);
+}
