@@ -56,6 +56,16 @@ struct AttentionResult {
 /// Throws InvalidArgument for an argument out of its domain, Unsupported where no backend (or not the one named) can run it.
 [[nodiscard]] AttentionResult attention(const AttentionArgs& args);
 
+/// The result of attention_with_mask: what attention() returns, bit for bit, and what was attended.
+struct AttentionMaskResult {
+  AttentionResult result;
+  at::Tensor mask;  ///< uint8 [total_q, Hq, ceil(min(max_input_len_k, total_kv) / 8)]: bit j % 8 (from the lowest) of byte
+                    ///< j / 8 is set iff the row attends to key j of its sequence
+};
+
+/// attention() that also returns the attended mask (registered as torch.ops.modelopt.attention_with_mask).
+[[nodiscard]] AttentionMaskResult attention_with_mask(const AttentionArgs& args);
+
 /// The registered function over plain tensors; arguments as in AttentionArgs. Returns (output, logsumexp, stats).
 [[nodiscard]] std::tuple<at::Tensor, at::Tensor, at::Tensor> attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& b_start_loc,

@@ -1,0 +1,173 @@
+#include "kernels/dispatch.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "kernels/output_shapes.h"
+#include "kernels/validate.h"
+
+namespace modelopt::kernels {
+namespace {
+
+/// Listed, so that errors and attention_backends() say why it is not there.
+class UnbuiltBackend final : public Backend {
+ public:
+  UnbuiltBackend(std::string name, std::string reason) : name_(std::move(name)), reason_(std::move(reason)) {}
+  [[nodiscard]] std::string_view name() const override { return name_; }
+  [[nodiscard]] std::optional<std::string> unavailable() const override { return reason_; }
+  [[nodiscard]] std::optional<std::string> unsupported(const AttentionTraits&) const override { return reason_; }
+  void run(const AttentionProblem&) const override { throw Unsupported(str("backend ", name_, ": ", reason_)); }
+
+ private:
+  std::string name_;
+  std::string reason_;
+};
+
+/// All backends, in the order in which "auto" prefers them.
+const std::vector<std::unique_ptr<Backend>>& all_backends() {
+  static const std::vector<std::unique_ptr<Backend>> backends = [] {
+    constexpr const char* kNoCuda = "not in this version: the CUDA backends are not built yet";
+    std::vector<std::unique_ptr<Backend>> list;
+    list.push_back(std::make_unique<UnbuiltBackend>("sm90", kNoCuda));
+    list.push_back(std::make_unique<UnbuiltBackend>("sm80", kNoCuda));
+#ifdef MODELOPT_HAVE_CPU_BACKEND
+    list.push_back(make_cpu_backend());
+#else
+    list.push_back(std::make_unique<UnbuiltBackend>("cpu", "not in this build"));
+#endif
+    list.push_back(make_reference_backend());
+    return list;
+  }();
+  return backends;
+}
+
+std::optional<std::string> reason_against(const Backend& backend, const AttentionTraits& traits) {
+  if (auto reason = backend.unavailable()) return reason;
+  return backend.unsupported(traits);
+}
+
+std::string describe(const AttentionTraits& traits) {
+  std::string text =
+      modelopt::str(c10::DeviceTypeName(traits.device), " tensors of ", traits.dtype, " with head_dim ", traits.head_dim);
+  if (traits.sparse_nm) text += ", N:M sparse";
+  if (traits.skip_softmax) text += ", skip-softmax";
+  if (traits.collect_stats) text += ", with statistics";
+  if (traits.want_mask) text += ", with the attended mask (as gradients need it)";
+  return text;
+}
+
+/// "sm90: not in this version …; cpu: can run it; …"
+std::string all_reasons(const AttentionTraits& traits) {
+  std::string text;
+  for (const auto& backend : all_backends()) {
+    text += str(text.empty() ? "" : "; ", backend->name(), ": ", reason_against(*backend, traits).value_or("can run it"));
+  }
+  return text;
+}
+
+AttentionTraits traits_of(const AttentionArgs& args, bool want_mask) {
+  return {.device = args.q.device().type(),
+          .dtype = args.q.scalar_type(),
+          .head_dim = args.q.size(2),
+          .sparse_nm = args.sparsity_n > 0,
+          .skip_softmax = args.skip_softmax_lambda.has_value() || args.skip_softmax_threshold.value_or(0.0) > 0.0,
+          .collect_stats = args.collect_stats,
+          .want_mask = want_mask};
+}
+
+std::int64_t bounded(std::int64_t count) { return std::min(count, AttentionProblem::kMaxCount); }
+
+AttentionProblem make_problem(const AttentionArgs& args, bool want_mask) {
+  const std::int64_t total_q = args.q.size(0);
+  const std::int64_t heads = args.q.size(1);
+  const std::int64_t head_dim = args.q.size(2);
+  AttentionProblem problem{.q = args.q,
+                           .k = args.k,
+                           .v = args.v,
+                           .sequences = read_sequences(args),
+                           .is_causal = args.is_causal,
+                           .softmax_scale = args.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim))),
+                           .sparsity_n = args.sparsity_n,
+                           .sparsity_m = args.sparsity_m,
+                           .num_sink_tokens = bounded(args.num_sink_tokens),
+                           .dense_window_size = bounded(args.dense_window_size),
+                           .sliding_window = bounded(args.sliding_window),
+                           .skip_br = args.phase == "decode" ? 1 : bounded(args.skip_softmax_br),
+                           .skip_bc = bounded(args.skip_softmax_bc)};
+  const at::TensorOptions options = args.q.options();
+  problem.output = at::empty({total_q, heads, head_dim}, options);
+  problem.logsumexp = at::empty({total_q, heads}, options.dtype(logsumexp_dtype(args.q.scalar_type())));
+  if (args.collect_stats) problem.stats = at::empty({args.b_seq_len.size(0), heads, 4}, options.dtype(at::kLong));
+  if (want_mask) {
+    const std::int64_t total_kv = args.k.size(0);
+    const std::int64_t bound = key_length_bound(args, args.max_input_len, args.max_input_len_k, total_kv);
+    const std::int64_t mask_bytes = mask_row_bytes(bound, total_kv);
+    problem.mask = at::empty({total_q, heads, mask_bytes}, options.dtype(at::kByte));
+  }
+  return problem;
+}
+
+std::string json_string(std::string_view text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') quoted += '\\';
+    quoted += c;
+  }
+  return quoted + '"';
+}
+
+}  // namespace
+
+void validate_backend_name(std::string_view name) {
+  std::string names = "auto";
+  for (const auto& backend : all_backends()) {
+    if (backend->name() == name) return;
+    names += str(", ", backend->name());
+  }
+  throw InvalidArgument(str("backend is \"", name, "\", expected one of ", names));
+}
+
+const Backend& select_backend(const AttentionTraits& traits, std::string_view requested) {
+  if (requested == "auto") {
+    for (const auto& backend : all_backends()) {
+      if (!reason_against(*backend, traits)) return *backend;
+    }
+    throw Unsupported(str("no backend can run attention on ", describe(traits), ": ", all_reasons(traits)));
+  }
+  validate_backend_name(requested);
+  for (const auto& backend : all_backends()) {
+    if (backend->name() == requested && !reason_against(*backend, traits)) return *backend;
+  }
+  throw Unsupported(
+      str("backend \"", requested, "\" cannot run attention on ", describe(traits), ": ", all_reasons(traits)));
+}
+
+std::string select_attention_backend(const AttentionTraits& traits, const std::string& requested) {
+  return std::string(select_backend(traits, requested).name());
+}
+
+std::string attention_backends() {
+  std::string json = "[";
+  for (const auto& backend : all_backends()) {
+    const auto reason = backend->unavailable();
+    json += str(json.size() > 1 ? ", " : "", "{\"name\": ", json_string(backend->name()),
+                ", \"available\": ", reason ? "false" : "true", ", \"reason\": ", reason ? json_string(*reason) : "null",
+                "}");
+  }
+  return json + "]";
+}
+
+AttentionMaskResult run_attention(const AttentionArgs& args, bool want_mask) {
+  validate_arguments(args);
+  const Backend& backend = select_backend(traits_of(args, want_mask), args.backend);
+  AttentionProblem problem = make_problem(args, want_mask);
+  backend.run(problem);
+  if (!problem.stats.defined()) problem.stats = at::empty({0}, args.q.options().dtype(at::kLong));
+  return {{problem.output, problem.logsumexp, problem.stats}, problem.mask};
+}
+
+}  // namespace modelopt::kernels

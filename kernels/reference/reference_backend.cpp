@@ -1,0 +1,264 @@
+// The scalar reference: docs/semantics.md, line by line, in fp64 for every dtype. It shares no rule with the other
+// backends (its selection and its skip decision are its own), so that tests compare two independent readings of the text.
+#include <ATen/Dispatch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace modelopt::kernels {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+/// floor(a / b) for b > 0: rows before the first key (Lq > Lk) have negative positions.
+std::int64_t floor_div(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+/// One query row of one head, against all keys of its sequence.
+struct Row {
+  std::int64_t index = 0;        ///< i, row in the sequence
+  std::int64_t position = 0;     ///< p = i + (Lk - Lq)
+  bool sees_nan_or_inf = false;  ///< then output and log-sum-exp are NaN, whatever is dropped
+  std::vector<double> x;         ///< scores q.k, unscaled
+  std::vector<char> visible;
+  std::vector<char> attended;
+};
+
+/// One head of one sequence.
+template <typename scalar_t>
+class ReferenceHead {
+ public:
+  ReferenceHead(const AttentionProblem& problem, std::int64_t batch, std::int64_t head)
+      : problem_(problem),
+        sequence_(problem.sequences[static_cast<std::size_t>(batch)]),
+        batch_(batch),
+        head_(head),
+        kv_head_(head / (problem.q.size(1) / problem.k.size(1))) {}
+
+  void run() {
+    // A query block: the rows of this call with the same floor(p / br).
+    std::int64_t begin = 0;
+    while (begin < sequence_.q_len) {
+      std::int64_t end = begin + 1;
+      while (end < sequence_.q_len && query_block(end) == query_block(begin)) ++end;
+      run_query_block(begin, end);
+      begin = end;
+    }
+    if (problem_.stats.defined()) {
+      auto* stats = problem_.stats.template mutable_data_ptr<std::int64_t>() + (batch_ * problem_.q.size(1) + head_) * 4;
+      stats[0] = blocks_visible_;
+      stats[1] = blocks_skipped_;
+      stats[2] = pairs_visible_;
+      stats[3] = pairs_attended_;
+    }
+  }
+
+ private:
+  [[nodiscard]] std::int64_t position(std::int64_t i) const { return i + (sequence_.k_len - sequence_.q_len); }
+  [[nodiscard]] std::int64_t query_block(std::int64_t i) const { return floor_div(position(i), problem_.skip_br); }
+
+  [[nodiscard]] static double element(const at::Tensor& t, std::int64_t row, std::int64_t head, std::int64_t d) {
+    const std::int64_t offset = row * t.stride(0) + head * t.stride(1) + d;
+    return static_cast<double>(t.const_data_ptr<scalar_t>()[offset]);
+  }
+
+  /// x = q.k, accumulated in fp64. Beyond the range of the scores' type (fp32, or fp64 for fp64) it is infinite.
+  [[nodiscard]] double score(std::int64_t i, std::int64_t j) const {
+    double x = 0.0;
+    for (std::int64_t d = 0; d < problem_.q.size(2); ++d) {
+      x += element(problem_.q, sequence_.q_start + i, head_, d) * element(problem_.k, sequence_.k_start + j, kv_head_, d);
+    }
+    if constexpr (!std::is_same_v<scalar_t, double>) {
+      if (std::isinf(static_cast<float>(x))) x = std::copysign(kInfinity, x);
+    }
+    return x;
+  }
+
+  /// Key j is visible by position: j < Lk; when causal j <= p; with a sliding window w > 0, p - j < w.
+  [[nodiscard]] bool position_visible(std::int64_t p, std::int64_t j) const {
+    return (!problem_.is_causal || j <= p) && (problem_.sliding_window == 0 || p - j < problem_.sliding_window);
+  }
+
+  /// Key j is dense for the row: j < num_sink_tokens or 0 <= p - j < dense_window_size.
+  [[nodiscard]] bool dense(std::int64_t p, std::int64_t j) const {
+    return j < problem_.num_sink_tokens || (0 <= p - j && p - j < problem_.dense_window_size);
+  }
+
+  [[nodiscard]] Row make_row(std::int64_t i) const {
+    const auto keys = static_cast<std::size_t>(sequence_.k_len);
+    Row row{.index = i, .position = position(i), .x = std::vector<double>(keys), .visible = std::vector<char>(keys)};
+    for (std::size_t j = 0; j < keys; ++j) {
+      if (!position_visible(row.position, static_cast<std::int64_t>(j))) continue;
+      const double x = score(i, static_cast<std::int64_t>(j));
+      row.x[j] = x;
+      row.visible[j] = x != -kInfinity;
+      row.sees_nan_or_inf = row.sees_nan_or_inf || std::isnan(x) || x == kInfinity;
+    }
+    row.attended = row.visible;
+    return row;
+  }
+
+  /// attended = visible and (kept or dense). In each group {gM ... gM+M-1}, the N visible keys with the largest scores are
+  /// kept: N times, take the largest one not yet taken; of equal ones, the first.
+  void select_n_of_m(Row& row) const {
+    const auto keys = row.x.size();
+    const auto m = static_cast<std::size_t>(problem_.sparsity_m);
+    std::vector<char> kept(keys);
+    for (std::size_t group = 0; group < keys; group += m) {
+      const std::size_t group_end = std::min(group + m, keys);
+      for (std::int64_t pick = 0; pick < problem_.sparsity_n; ++pick) {
+        std::size_t best = group_end;
+        for (std::size_t j = group; j < group_end; ++j) {
+          if (row.visible[j] && !kept[j] && (best == group_end || row.x[j] > row.x[best])) best = j;
+        }
+        if (best != group_end) kept[best] = true;
+      }
+    }
+    for (std::size_t j = 0; j < keys; ++j) {
+      row.attended[j] = row.visible[j] && (kept[j] || dense(row.position, static_cast<std::int64_t>(j)));
+    }
+  }
+
+  /// m_rc - M_rc < ln(lambda), in fp32 (the scaled difference of unscaled maxima: exact wherever the scores are).
+  [[nodiscard]] bool below_threshold(double block_max, double running_max) const {
+    const auto log_lambda = static_cast<float>(std::log(static_cast<double>(static_cast<float>(sequence_.lambda))));
+    const double difference = block_max - running_max;
+    if constexpr (std::is_same_v<scalar_t, double>) {
+      return static_cast<float>(problem_.softmax_scale * difference) < log_lambda;
+    } else {
+      return static_cast<float>(problem_.softmax_scale) * static_cast<float>(difference) < log_lambda;
+    }
+  }
+
+  /// Visits the key blocks in ascending order. Block c is skipped if m_rc - M_rc < ln(lambda) for every row r of the query
+  /// block that sees a key of c; m_rc is the row's maximum in the block, M_rc its running maximum up to and including c.
+  void decide_blocks(std::vector<Row>& rows) {
+    std::vector<double> running_max(rows.size(), -kInfinity);
+    for (std::int64_t begin = 0; begin < sequence_.k_len; begin += problem_.skip_bc) {
+      const std::int64_t end = std::min(begin + problem_.skip_bc, sequence_.k_len);
+      bool block_visible = false;
+      bool skipped = true;
+      for (std::size_t r = 0; r < rows.size(); ++r) {
+        bool sees = false;
+        double block_max = -kInfinity;
+        for (auto j = static_cast<std::size_t>(begin); j < static_cast<std::size_t>(end); ++j) {
+          if (!rows[r].visible[j]) continue;
+          sees = true;
+          if (rows[r].x[j] > block_max) block_max = rows[r].x[j];  // a NaN is no maximum
+        }
+        if (!sees) continue;  // no vote
+        block_visible = true;
+        running_max[r] = std::max(running_max[r], block_max);
+        if (!below_threshold(block_max, running_max[r])) skipped = false;
+      }
+      if (!block_visible) continue;
+      ++blocks_visible_;
+      if (!skipped) continue;
+      ++blocks_skipped_;
+      for (Row& row : rows) std::fill(row.attended.begin() + begin, row.attended.begin() + end, 0);
+    }
+  }
+
+  void run_query_block(std::int64_t begin, std::int64_t end) {
+    std::vector<Row> rows;
+    for (std::int64_t i = begin; i < end; ++i) {
+      rows.push_back(make_row(i));
+      if (sequence_.sparse_nm) select_n_of_m(rows.back());
+    }
+    decide_blocks(rows);
+    for (const Row& row : rows) {
+      pairs_visible_ += std::count(row.visible.begin(), row.visible.end(), 1);
+      pairs_attended_ += std::count(row.attended.begin(), row.attended.end(), 1);
+      write_output(row);
+      if (problem_.mask.defined()) write_mask(row);
+    }
+  }
+
+  /// o = sum_j exp(s_j - max) v_j / sum_j exp(s_j - max), log-sum-exp = max + ln sum_j exp(s_j - max), over attended keys j
+  /// with s = scale * x. A row that attends nothing gives 0 and -inf.
+  void write_output(const Row& row) const {
+    double max = -kInfinity;
+    for (std::size_t j = 0; j < row.x.size(); ++j) {
+      if (row.attended[j]) max = std::max(max, problem_.softmax_scale * row.x[j]);
+    }
+    const std::int64_t head_dim = problem_.q.size(2);
+    std::vector<double> numerator(static_cast<std::size_t>(head_dim), 0.0);
+    double denominator = 0.0;
+    for (std::size_t j = 0; j < row.x.size(); ++j) {
+      if (!row.attended[j]) continue;
+      const double weight = std::exp(problem_.softmax_scale * row.x[j] - max);
+      denominator += weight;
+      for (std::int64_t d = 0; d < head_dim; ++d) {
+        const double value = element(problem_.v, sequence_.k_start + static_cast<std::int64_t>(j), kv_head_, d);
+        numerator[static_cast<std::size_t>(d)] += weight * value;
+      }
+    }
+    double logsumexp = denominator > 0.0 ? max + std::log(denominator) : -kInfinity;
+    if (row.sees_nan_or_inf) logsumexp = kNaN;
+
+    const std::int64_t out_row = (sequence_.q_start + row.index) * problem_.q.size(1) + head_;
+    scalar_t* output = problem_.output.template mutable_data_ptr<scalar_t>() + out_row * head_dim;
+    for (std::int64_t d = 0; d < head_dim; ++d) {
+      double value = denominator > 0.0 ? numerator[static_cast<std::size_t>(d)] / denominator : 0.0;
+      if (row.sees_nan_or_inf) value = kNaN;
+      output[d] = static_cast<scalar_t>(value);
+    }
+    if (problem_.logsumexp.scalar_type() == at::kDouble) {
+      problem_.logsumexp.template mutable_data_ptr<double>()[out_row] = logsumexp;
+    } else {
+      problem_.logsumexp.template mutable_data_ptr<float>()[out_row] = static_cast<float>(logsumexp);
+    }
+  }
+
+  void write_mask(const Row& row) const {
+    const std::int64_t bytes = problem_.mask.size(2);
+    std::uint8_t* mask = problem_.mask.template mutable_data_ptr<std::uint8_t>() +
+                         ((sequence_.q_start + row.index) * problem_.q.size(1) + head_) * bytes;
+    for (std::size_t j = 0; j < row.attended.size(); ++j) {
+      if (row.attended[j]) mask[j / 8] = static_cast<std::uint8_t>(mask[j / 8] | (1u << (j % 8)));
+    }
+  }
+
+  const AttentionProblem& problem_;
+  const Sequence& sequence_;
+  const std::int64_t batch_;
+  const std::int64_t head_;
+  const std::int64_t kv_head_;
+  std::int64_t blocks_visible_ = 0;
+  std::int64_t blocks_skipped_ = 0;
+  std::int64_t pairs_visible_ = 0;
+  std::int64_t pairs_attended_ = 0;
+};
+
+class ReferenceBackend final : public Backend {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "reference"; }
+  [[nodiscard]] std::optional<std::string> unavailable() const override { return std::nullopt; }
+  [[nodiscard]] std::optional<std::string> unsupported(const AttentionTraits& traits) const override {
+    if (traits.device != c10::DeviceType::CPU) return "runs on CPU tensors only";
+    return std::nullopt;
+  }
+
+  void run(const AttentionProblem& problem) const override {
+    // Rows of no sequence.
+    problem.output.zero_();
+    problem.logsumexp.fill_(-kInfinity);
+    if (problem.mask.defined()) problem.mask.zero_();
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, problem.q.scalar_type(), "attention_reference", [&] {
+      for (std::int64_t b = 0; b < static_cast<std::int64_t>(problem.sequences.size()); ++b) {
+        for (std::int64_t h = 0; h < problem.q.size(1); ++h) ReferenceHead<scalar_t>(problem, b, h).run();
+      }
+    });
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_reference_backend() { return std::make_unique<ReferenceBackend>(); }
+
+}  // namespace modelopt::kernels
