@@ -39,6 +39,8 @@ struct RopeConfig {
   std::optional<double> mscale;                         ///< yarn
   std::optional<double> mscale_all_dim;                 ///< yarn
   bool truncate = true;                                 ///< yarn: round the correction range to whole dimensions
+
+  friend bool operator==(const RopeConfig&, const RopeConfig&) = default;
 };
 
 /// Resolved: nothing here is optional in the file sense any more, the reader has filled in the defaults of the model type.
@@ -64,6 +66,8 @@ struct ModelConfig {
   std::vector<std::int64_t> eos_token_ids;
   std::optional<std::int64_t> bos_token_id;
   std::optional<std::int64_t> pad_token_id;
+
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
 }  // namespace modelopt::models

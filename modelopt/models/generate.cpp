@@ -1,0 +1,171 @@
+#include <modelopt/models/generate.h>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include <modelopt/error.h>
+
+namespace modelopt::models {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+void validate(const std::vector<std::vector<std::int64_t>>& prompts, const GenerateConfig& config) {
+  MODELOPT_CHECK(!prompts.empty(), InvalidArgument, "prompts is empty, expected at least one prompt");
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    MODELOPT_CHECK(!prompts[i].empty(), InvalidArgument, "prompt ", i, " has no token, expected at least one");
+  }
+  MODELOPT_CHECK(config.max_new_tokens >= 1, InvalidArgument, "max_new_tokens is ", config.max_new_tokens,
+                 ", expected at least 1");
+  MODELOPT_CHECK(config.chunk_size >= 0, InvalidArgument, "chunk_size is ", config.chunk_size,
+                 ", expected 0 (the whole prompt) or more");
+  validate(config.sampling);
+}
+
+// Adds the counters of the sequences in `rows` to the totals of all `batch` sequences.
+void accumulate(std::vector<ModuleStats>& totals, const std::vector<ModuleStats>& stats, const std::vector<std::int64_t>& rows,
+                std::size_t batch) {
+  for (const ModuleStats& entry : stats) {
+    auto total = std::find_if(totals.begin(), totals.end(), [&](const ModuleStats& t) { return t.module == entry.module; });
+    if (total == totals.end()) {
+      std::vector<std::int64_t> shape = entry.stats.sizes().vec();
+      shape[0] = static_cast<std::int64_t>(batch);
+      total = totals.insert(totals.end(), {entry.module, at::zeros(shape, entry.stats.options())});
+    }
+    total->stats.index_add_(0, at::tensor(rows, at::kLong).to(entry.stats.device()), entry.stats);
+  }
+}
+
+class Generation {
+ public:
+  Generation(CausalLM& model, const std::vector<std::vector<std::int64_t>>& prompts, const GenerateConfig& config,
+             const TokenCallback& on_token)
+      : model_(model), prompts_(prompts), config_(config), on_token_(on_token), cache_(model.make_cache(batch(), capacity())) {
+    result_.sequences.resize(prompts.size());
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      generators_.push_back(at::make_generator<at::CPUGeneratorImpl>(config.sampling.seed + i));
+    }
+  }
+
+  GenerateResult run() {
+    const auto start = Clock::now();
+    prefill();
+    result_.prefill_seconds = seconds_since(start);
+    const auto decode_start = Clock::now();
+    while (!active_.empty()) decode();
+    result_.decode_seconds = seconds_since(decode_start);
+    return std::move(result_);
+  }
+
+ private:
+  std::int64_t batch() const { return static_cast<std::int64_t>(prompts_.size()); }
+
+  // The last token is never fed back, so it needs no place.
+  std::int64_t capacity() const {
+    std::size_t longest = 0;
+    for (const auto& prompt : prompts_) longest = std::max(longest, prompt.size());
+    return static_cast<std::int64_t>(longest) + config_.max_new_tokens - 1;
+  }
+
+  void prefill() {
+    std::vector<std::int64_t> waiting(prompts_.size());  // sequences with unread prompt tokens
+    std::iota(waiting.begin(), waiting.end(), 0);
+    while (!waiting.empty()) {
+      std::vector<std::int64_t> ids, lengths, unfinished;
+      std::vector<std::size_t> complete;  // rows of this forward that end a prompt
+      for (const std::int64_t sequence : waiting) {
+        const auto& prompt = prompts_[static_cast<std::size_t>(sequence)];
+        const std::int64_t done = cache_.length(sequence), left = std::ssize(prompt) - done;
+        const std::int64_t take = config_.chunk_size == 0 ? left : std::min(left, config_.chunk_size);
+        ids.insert(ids.end(), prompt.begin() + done, prompt.begin() + done + take);
+        if (take == left) {
+          complete.push_back(lengths.size());
+        } else {
+          unfinished.push_back(sequence);
+        }
+        lengths.push_back(take);
+        result_.prefill_tokens += take;
+      }
+      const at::Tensor logits = forward(Phase::kPrefill, ids, lengths, waiting);
+      for (const std::size_t row : complete) choose(waiting[row], logits.select(0, static_cast<std::int64_t>(row)));
+      waiting = std::move(unfinished);
+    }
+    std::sort(active_.begin(), active_.end());
+  }
+
+  void decode() {
+    const std::vector<std::int64_t> sequences = std::exchange(active_, {});
+    std::vector<std::int64_t> ids;
+    for (const std::int64_t sequence : sequences) {
+      ids.push_back(result_.sequences[static_cast<std::size_t>(sequence)].ids.back());
+    }
+    const std::vector<std::int64_t> lengths(sequences.size(), 1);
+    const at::Tensor logits = forward(Phase::kDecode, ids, lengths, sequences);
+    for (std::size_t row = 0; row < sequences.size(); ++row) {
+      choose(sequences[row], logits.select(0, static_cast<std::int64_t>(row)));
+    }
+    result_.decode_tokens += std::ssize(sequences);
+  }
+
+  // Logits [sequences, vocab] after the last token of each.
+  at::Tensor forward(Phase phase, const std::vector<std::int64_t>& ids, const std::vector<std::int64_t>& lengths,
+                     const std::vector<std::int64_t>& sequences) {
+    ModelInput input;
+    input.input_ids = at::tensor(ids, at::kLong);
+    input.lengths = lengths;
+    input.phase = phase;
+    input.logits = LogitRows::kLast;
+    input.cache = &cache_;
+    input.slots = sequences;
+    for (const std::int64_t sequence : sequences) {
+      input.prompt_lengths.push_back(std::ssize(prompts_[static_cast<std::size_t>(sequence)]));
+    }
+    const ModelOutput output = model_.forward(input);
+    accumulate(phase == Phase::kPrefill ? result_.prefill_stats : result_.decode_stats, output.stats, sequences,
+               prompts_.size());
+    return output.logits;
+  }
+
+  void choose(std::int64_t sequence, const at::Tensor& logits) {
+    const auto index = static_cast<std::size_t>(sequence);
+    const std::int64_t token = config_.sampling.do_sample ? sample_token(logits, config_.sampling, generators_[index])
+                                                          : greedy_token(logits);
+    GeneratedSequence& generated = result_.sequences[index];
+    generated.ids.push_back(token);
+    if (on_token_) on_token_(index, token);
+    const auto& stops = config_.stop_token_ids;
+    if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
+      generated.finish_reason = FinishReason::kStop;
+    } else if (std::ssize(generated.ids) < config_.max_new_tokens) {
+      active_.push_back(sequence);
+    }
+  }
+
+  CausalLM& model_;
+  const std::vector<std::vector<std::int64_t>>& prompts_;
+  const GenerateConfig& config_;
+  const TokenCallback& on_token_;
+  KVCache cache_;
+  std::vector<at::Generator> generators_;  // one per sequence
+  std::vector<std::int64_t> active_;       // sequences that go on, ascending
+  GenerateResult result_;
+};
+
+}  // namespace
+
+GenerateResult generate(CausalLM& model, const std::vector<std::vector<std::int64_t>>& prompts, const GenerateConfig& config,
+                        const TokenCallback& on_token) {
+  validate(prompts, config);
+  const at::NoGradGuard no_grad;
+  return Generation(model, prompts, config, on_token).run();
+}
+
+}  // namespace modelopt::models

@@ -1,0 +1,21 @@
+#include <modelopt/models/rms_norm.h>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/rsqrt.h>
+
+#include <modelopt/models/linear.h>
+
+namespace modelopt::models {
+
+RMSNorm::RMSNorm(std::int64_t size, double eps, at::ScalarType dtype, at::Device device)
+    : torch::nn::Module("RMSNorm"),
+      weight_(register_parameter("weight", placeholder_parameter({size}, dtype, device), false)),
+      eps_(eps) {}
+
+at::Tensor RMSNorm::forward(const at::Tensor& input) const {
+  const at::Tensor x = input.to(at::kFloat);
+  const at::Tensor variance = x.square().mean(-1, /*keepdim=*/true);
+  return weight_ * (x * at::rsqrt(variance + eps_)).to(input.scalar_type());
+}
+
+}  // namespace modelopt::models
