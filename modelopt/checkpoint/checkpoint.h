@@ -34,7 +34,8 @@ class Checkpoint {
   [[nodiscard]] const std::vector<std::string>& file_names() const { return file_names_; }
 
  private:
-  void add_shard(SafetensorsFile file);
+  void add_shard(std::string file_name, SafetensorsFile file);
+  [[nodiscard]] const SafetensorsFile& shard(std::string_view name) const;
 
   std::filesystem::path directory_;
   std::vector<std::string> file_names_;

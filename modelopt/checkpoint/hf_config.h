@@ -16,7 +16,4 @@ namespace modelopt::checkpoint {
 /// The same for the text of a config.json; `origin` names it in errors.
 [[nodiscard]] models::ModelConfig parse_model_config(std::string_view text, std::string_view origin);
 
-/// The class name that transformers gives a model's attention: "LlamaAttention", …
-[[nodiscard]] std::string_view attention_class_name(models::ModelType type);
-
 }  // namespace modelopt::checkpoint

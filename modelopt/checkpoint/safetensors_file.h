@@ -54,9 +54,4 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Writes contiguous CPU copies of the tensors as one file, atomically (see write_file_atomically).
-/// Throws DataError if a tensor's dtype has no name in the format or the file cannot be written.
-void write_safetensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors,
-                       const std::map<std::string, std::string>& metadata = {});
-
 }  // namespace modelopt::checkpoint
