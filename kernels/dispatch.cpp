@@ -147,6 +147,7 @@ const Backend& select_backend(const AttentionTraits& traits, std::string_view re
 }
 
 std::string select_attention_backend(const AttentionTraits& traits, const std::string& requested) {
+  validate_traits(traits);
   return std::string(select_backend(traits, requested).name());
 }
 

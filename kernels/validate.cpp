@@ -37,22 +37,30 @@ void check_head_tensor(std::string_view name, const at::Tensor& tensor) {
                  tensor.sym_stride(2), ", expected 1 (other strides are free)");
 }
 
+void check_dtype(at::ScalarType dtype) {
+  MODELOPT_CHECK(dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kDouble,
+                 InvalidArgument, "q has dtype ", dtype, ", expected Float, Half, BFloat16 or Double");
+}
+
+void check_head_dim(const c10::SymInt& head_dim) {
+  MODELOPT_CHECK(head_dim >= 1 && head_dim <= kMaxHeadDim, InvalidArgument, "q has head_dim ", head_dim,
+                 ", expected 1 to ", kMaxHeadDim);
+}
+
 void check_qkv(const AttentionArgs& args) {
   const auto& [q, k, v] = std::tie(args.q, args.k, args.v);
   check_dimensions("q", q, 3, "[total_q, num_heads, head_dim]");
   check_dimensions("k", k, 3, "[total_kv, num_kv_heads, head_dim]");
   check_dimensions("v", v, 3, "[total_kv, num_kv_heads, head_dim]");
   const at::ScalarType dtype = q.scalar_type();
-  MODELOPT_CHECK(dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kDouble,
-                 InvalidArgument, "q has dtype ", dtype, ", expected Float, Half, BFloat16 or Double");
+  check_dtype(dtype);
   for (const auto& [name, tensor] : {std::pair{"k", &k}, std::pair{"v", &v}}) {
     MODELOPT_CHECK(tensor->scalar_type() == dtype, InvalidArgument, name, " has dtype ", tensor->scalar_type(),
                    ", expected q's dtype ", dtype);
     check_device(name, *tensor, q);
   }
   const c10::SymInt head_dim = q.sym_size(2);
-  MODELOPT_CHECK(head_dim >= 1 && head_dim <= kMaxHeadDim, InvalidArgument, "q has head_dim ", head_dim,
-                 ", expected 1 to ", kMaxHeadDim);
+  check_head_dim(head_dim);
   check_same_size("k", k.sym_size(2), "elements per head", head_dim, "q");
   check_same_size("v", v.sym_size(2), "elements per head", head_dim, "q");
   check_same_size("v", v.sym_size(1), "heads", k.sym_size(1), "k");
@@ -207,6 +215,11 @@ void validate_defined(const AttentionArgs& args) {
     MODELOPT_CHECK(!*tensor || (*tensor)->defined(), InvalidArgument, name,
                    " is an undefined tensor, expected a defined one or nullopt");
   }
+}
+
+void validate_traits(const AttentionTraits& traits) {
+  check_dtype(traits.dtype);
+  check_head_dim(traits.head_dim);
 }
 
 void validate_arguments(const AttentionArgs& args) {

@@ -13,6 +13,9 @@ namespace modelopt::kernels {
 /// Tensors that are missing (an undefined at::Tensor), before PyTorch's dispatcher sees them.
 void validate_defined(const AttentionArgs& args);
 
+/// The dtype and head_dim of a problem without tensors.
+void validate_traits(const AttentionTraits& traits);
+
 /// Shapes, strides, dtypes, devices and numbers; reads no tensor data and no lengths, so that it also serves meta tensors
 /// (sizes may be symbolic; only head counts and head_dim are compared with constants).
 void validate_arguments(const AttentionArgs& args);

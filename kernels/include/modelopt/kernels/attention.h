@@ -92,7 +92,7 @@ struct AttentionTraits {
 
 /// The backend that `requested` ("auto" or a name) resolves to for such problems.
 /// Throws Unsupported with every backend and its reason where none, or not the one named, can run it;
-/// InvalidArgument for an unknown name.
+/// InvalidArgument for an unknown name, and for a dtype or head_dim that the operator does not take.
 [[nodiscard]] std::string select_attention_backend(const AttentionTraits& traits, const std::string& requested = "auto");
 
 /// JSON array: [{"name": …, "available": bool, "reason": null | "why not"}, …], in order of preference.
