@@ -49,6 +49,20 @@ struct ResolvedSlot {
   AttentionSlot content;
 };
 
+// Runs `work` and puts the module's name before the message of what it throws.
+template <typename Work>
+void with_name(const std::string& module, Work work) {
+  try {
+    work();
+  } catch (const ConfigError& error) {
+    throw ConfigError(str(module, ": ", error.what()));
+  } catch (const Unsupported& error) {
+    throw Unsupported(str(module, ": ", error.what()));
+  } catch (const InvalidArgument& error) {
+    throw InvalidArgument(str(module, ": ", error.what()));
+  }
+}
+
 class Resolver {
  public:
   Resolver(const config::SparseAttentionConfig& config, const SparsifyOptions& options)
@@ -73,15 +87,11 @@ class Resolver {
                         .parameters = "{}"};
     ResolvedSlot resolved{&module.owner->attention_slot(),
                           {.method = nullptr, .kernel = options_.kernel, .collect_stats = options_.collect_stats}};
-    try {
+    with_name(module.name, [&] {
       // dense modules need it always, sparse ones in decode
       report.backend = operator_backend({.device = traits.device.type(), .dtype = traits.dtype, .head_dim = traits.head_dim});
       if (rule.enable) resolved.content.method = activate(rule, traits, report);
-    } catch (const ConfigError& error) {
-      throw ConfigError(str(module.name, ": ", error.what()));
-    } catch (const Unsupported& error) {
-      throw Unsupported(str(module.name, ": ", error.what()));
-    }
+    });
     modules_.push_back(std::move(report));
     return resolved;
   }

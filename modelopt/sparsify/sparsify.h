@@ -28,8 +28,9 @@ struct SparsifyOptions {
 /// of the last rule that matches it, or with none. Replaces what an earlier call did. Modules, their names and the
 /// state-dict keys stay as they are. If it throws, nothing has changed.
 ///
-/// Throws InvalidArgument if the model has no attention module; ConfigError if a pattern matches none of them or if a
-/// method's parameters are out of their domain; Unsupported if a method, or the operator's backend, cannot run on a module.
+/// Throws ConfigError if a pattern matches no attention module or a method's parameters are out of their domain; Unsupported
+/// if a method, or the operator's backend, cannot run on a module; InvalidArgument if the model has no attention module, the
+/// backend does not exist, or a module's dtype or head_dim is none that the operator takes.
 SparsifyReport sparsify(torch::nn::Module& model, const config::SparseAttentionConfig& config,
                         const SparsifyOptions& options = {});
 
