@@ -65,8 +65,9 @@ class Copier {
 };
 
 std::vector<fs::path> files_to_copy(const fs::path& source) {
+  const Checkpoint checkpoint(source);
   std::vector<fs::path> files;
-  for (const auto& name : Checkpoint(source).file_names()) files.push_back(source / name);
+  for (const auto& name : checkpoint.file_names()) files.push_back(source / name);
   for (const char* name : kCompanions)
     if (find_model_file(source, name)) files.push_back(source / name);
   return files;

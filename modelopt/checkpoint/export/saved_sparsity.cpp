@@ -98,6 +98,14 @@ void allow_keys(const Json& object, const std::set<std::string_view>& known, con
     MODELOPT_CHECK(known.contains(key), DataError, where, ": the key ", key, " is not understood");
 }
 
+// The value of `sparse_attention_config`; null if there is none.
+Json read_sparsity_json(const std::filesystem::path& path) {
+  const Json config = parse_ordered_json(read_file(path), path.string());
+  MODELOPT_CHECK(config.is_object(), DataError, path.string(), ": $: is ", config.type_name(), ", expected an object");
+  const auto found = config.find(kSparsityKey);
+  return found == config.end() ? Json() : *found;
+}
+
 SavedSparsity read_state(const Json& state, const std::string& where, const std::vector<AttentionModule>& model) {
   allow_keys(state, {"format", "config", "modules"}, where);
   MODELOPT_CHECK(state.contains("format") && state["format"] == kStateFormat, DataError, where, ".format: ",
@@ -199,17 +207,20 @@ std::vector<std::string> upstream_differences(const SparsifyReport& report) {
   return sentences;
 }
 
+bool carries_sparsity(const std::filesystem::path& directory) {
+  return !read_sparsity_json(model_file(directory, "config.json")).is_null();
+}
+
 std::optional<SavedSparsity> read_saved_sparsity(const std::filesystem::path& directory, torch::nn::Module& model) {
   const std::filesystem::path path = model_file(directory, "config.json");
-  const Json config = parse_ordered_json(read_file(path), path.string());
-  const auto sparsity = config.find(kSparsityKey);
-  if (sparsity == config.end() || sparsity->is_null()) return std::nullopt;
+  const Json sparsity = read_sparsity_json(path);
+  if (sparsity.is_null()) return std::nullopt;
   const std::string where = str(path.string(), ": $.", kSparsityKey);
-  MODELOPT_CHECK(sparsity->is_object(), DataError, where, ": is ", sparsity->type_name(), ", expected an object");
+  MODELOPT_CHECK(sparsity.is_object(), DataError, where, ": is ", sparsity.type_name(), ", expected an object");
   const auto modules = attention_modules(model);
-  if (const auto state = sparsity->find(kSavedStateKey); state != sparsity->end())
+  if (const auto state = sparsity.find(kSavedStateKey); state != sparsity.end())
     return read_state(*state, str(where, ".", kSavedStateKey), modules);
-  return translate_groups(*sparsity, where, modules);
+  return translate_groups(sparsity, where, modules);
 }
 
 RestoredSparsity restore_sparsity(torch::nn::Module& model, const SavedSparsity& saved, const SparsifyOptions& options,

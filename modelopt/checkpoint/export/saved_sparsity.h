@@ -35,6 +35,9 @@ struct SavedSparsity {
 /// every attention module and does not look at `ignore`. Empty: it sees the same.
 [[nodiscard]] std::vector<std::string> upstream_differences(const SparsifyReport& report);
 
+/// Whether DIRECTORY/config.json has a `sparse_attention_config`, whatever it says.
+[[nodiscard]] bool carries_sparsity(const std::filesystem::path& directory);
+
 /// Reads `sparse_attention_config` of DIRECTORY/config.json; nothing if there is none. The exact state is preferred; without it the
 /// groups are translated for the attention modules of `model`.
 /// Throws DataError for what is malformed, for an algorithm or key that cannot be honoured (never a guess), and for modules that

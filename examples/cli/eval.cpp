@@ -1,0 +1,157 @@
+// modelopt eval --model DIR --config … --text FILE | --token-ids FILE
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <modelopt/config/parse.h>
+#include <modelopt/eval/evaluate.h>
+#include <modelopt/util/file.h>
+
+#include "commands.h"
+#include "exit_code.h"
+#include "model_session.h"
+#include "output.h"
+#include "progress_bar.h"
+#include "text_table.h"
+#include "token_ids.h"
+
+namespace modelopt::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  CommonOptions common;
+  ConfigOptions config;
+  std::string model;
+  std::string text;
+  std::string token_ids;
+  std::vector<std::int64_t> seq_lens = {2048};
+  std::int64_t windows = 4;
+  std::string json;
+};
+
+std::vector<std::vector<std::int64_t>> read_rows(const ModelSession& session, const Options& options) {
+  if (!options.token_ids.empty()) return read_token_ids(options.token_ids, session.vocab_size());
+  const auto tokenizer = load_tokenizer(session.directory, ", expected one, or --token-ids instead of --text");
+  std::vector<std::vector<std::int64_t>> rows = {tokenizer.encode(read_file(options.text), false)};
+  check_vocabulary(session, rows.front());
+  return rows;
+}
+
+// Asked before anything is computed; a text that is too short is a matter of the data, not of a flag.
+void check_lengths(const std::vector<std::vector<std::int64_t>>& rows, const Options& options) {
+  const std::string& source = options.token_ids.empty() ? options.text : options.token_ids;
+  std::size_t longest = 0;
+  for (const auto& row : rows) longest = std::max(longest, row.size());
+  for (const std::int64_t length : options.seq_lens)
+    MODELOPT_CHECK(longest >= static_cast<std::size_t>(length), DataError, source, ": has ", longest,
+                   " tokens, expected at least the ", length, " of --seq-len");
+}
+
+std::string with_error(double value, const std::optional<double>& error, int digits) {
+  return fixed(value, digits) + (error ? "±" + fixed(*error, digits) : "");
+}
+
+std::string percent(const std::optional<double>& share, int digits) { return share ? fixed(100.0 * *share, digits) : "-"; }
+
+std::optional<double> ppl_error(double ppl, const std::optional<double>& nll_error) {
+  if (!nll_error) return std::nullopt;
+  return ppl * *nll_error;  // first order: d exp(x) = exp(x) dx
+}
+
+void add_row(TextTable& table, const eval::EvalResult& row) {
+  table.add_row({*row.config, with_error(row.ppl, ppl_error(row.ppl, row.nll_se), 2), with_error(*row.kld_mean, row.kld_se, 4),
+                 fixed(*row.kld_p99, 3), with_error(100.0 * *row.top1, row.top1_se ? std::optional(100.0 * *row.top1_se) : std::nullopt, 1),
+                 percent(row.kept_fraction, 1), fixed(*row.seconds_sparse, 2)});
+}
+
+// A heading with the dense model's figures and a table of the configurations, for each window length.
+std::string to_text(const std::vector<eval::EvalResult>& results) {
+  std::string text;
+  for (std::size_t i = 0; i < results.size();) {
+    const auto& first = results[i];
+    text += str(i == 0 ? "" : "\n", first.windows, first.windows == 1 ? " window of " : " windows of ", first.seq_len, " tokens; dense: perplexity ",
+                with_error(first.dense_ppl, ppl_error(first.dense_ppl, first.dense_nll_se), 2), ", negative log-likelihood ",
+                with_error(first.dense_nll, first.dense_nll_se, 4), ", ", fixed(first.seconds_dense, 2), " s\n");
+    TextTable table({{"configuration"}, {"perplexity", Align::kRight}, {"KL divergence", Align::kRight}, {"p99", Align::kRight},
+                     {"top-1 %", Align::kRight}, {"kept %", Align::kRight}, {"seconds", Align::kRight}});
+    const std::int64_t length = first.seq_len;
+    bool any = false;
+    for (; i < results.size() && results[i].seq_len == length; ++i) {
+      if (!results[i].config) continue;
+      add_row(table, results[i]);
+      any = true;
+    }
+    if (any) text += table.render();
+  }
+  return text;
+}
+
+Json nullable(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
+
+Json to_data(const Options& options, const std::vector<eval::NamedConfig>& configs, const std::vector<eval::EvalResult>& results) {
+  Json data;
+  data["model"] = options.model;
+  data["text"] = options.token_ids.empty() ? options.text : options.token_ids;
+  data["configs"] = Json::object();
+  for (const auto& named : configs) data["configs"][named.name] = config::to_json(named.config);
+  data["results"] = Json::array();
+  data["standard_errors"] = Json::array();  // of what the tables show beyond `results`, in the same order
+  for (const auto& result : results) {
+    data["results"].push_back(eval::to_json(result));
+    data["standard_errors"].push_back({{"ppl", nullable(ppl_error(result.ppl, result.nll_se))},
+                                       {"dense_nll", nullable(result.dense_nll_se)},
+                                       {"dense_ppl", nullable(ppl_error(result.dense_ppl, result.dense_nll_se))},
+                                       {"top1", nullable(result.top1_se)}});
+  }
+  return data;
+}
+
+void run(const Options& options) {
+  const Output output(options.json);
+  const auto named = named_configs(options.config, options.common);
+  const ModelSession session = load_session(options.model, options.common);
+  const auto configs = effective_configs(session, named, options.config, options.common);
+  const auto rows = read_rows(session, options);
+  check_lengths(rows, options);
+
+  ProgressBar bar("evaluating", progress_mode(options.common));
+  eval::EvalOptions eval_options;
+  eval_options.seq_lens = options.seq_lens;
+  eval_options.windows = options.windows;
+  eval_options.kernel = options.common.kernel;
+  eval_options.progress = [&](std::int64_t done, std::int64_t total) { bar.update(done, total); };
+  const auto results = eval::evaluate(*session.model, rows, configs, eval_options);
+  output.print(to_text(results));
+  output.finish(to_data(options, configs, results));
+}
+
+}  // namespace
+
+Command add_eval(CLI::App& program) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* parser = program.add_subcommand("eval", "Perplexity, KL divergence and agreement of sparse configurations beside the dense model");
+  add_model_option(*parser, options->model);
+  CLI::Option_group* input = parser->add_option_group("Input", "exactly one");
+  input->add_option("--text", options->text, "a text file, tokenised without special tokens")->type_name("FILE");
+  input->add_option("--token-ids", options->token_ids, "JSON array of token ids, or of such arrays")->type_name("FILE");
+  input->require_option(1);
+  parser->add_option("--seq-len,--seq_len", options->seq_lens, "window lengths, e.g. 2048,8192 (default: 2048)")
+      ->delimiter(',')
+      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
+  parser->add_option("--windows", options->windows, "windows per length; 0: all (default: 4)")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 30));
+  parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
+  add_config_options(*parser, options->config, ConfigUse::kMany);
+  add_common_options(*parser, options->common);
+  return {parser, [options] {
+            apply_common_options(options->common);
+            run(*options);
+          }};
+}
+
+}  // namespace modelopt::cli

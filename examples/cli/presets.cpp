@@ -1,0 +1,59 @@
+// modelopt presets [NAME]
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include <modelopt/config/parse.h>
+#include <modelopt/config/presets.h>
+
+#include "commands.h"
+#include "common_options.h"
+#include "exit_code.h"
+#include "output.h"
+#include "text_table.h"
+
+namespace modelopt::cli {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  std::string name;
+  std::string json;
+};
+
+void show(const Options& options) {
+  const Output output(options.json);
+  const presets::Preset* preset = presets::find(options.name);
+  MODELOPT_CHECK(preset != nullptr, UsageError, "there is no preset ", options.name, ", expected one of ", presets::names());
+  output.print(std::string(preset->json) + (preset->json.ends_with('\n') ? "" : "\n"));
+  output.finish(nlohmann::ordered_json::parse(preset->json));
+}
+
+void list(const Options& options) {
+  const Output output(options.json);
+  TextTable table({{"preset"}, {"purpose"}});
+  nlohmann::ordered_json data = nlohmann::ordered_json::array();
+  for (const auto& preset : presets::all()) {
+    const config::SparseAttentionConfig config = preset;
+    table.add_row({std::string(preset.name), config.description});
+    data.push_back({{"name", preset.name}, {"description", config.description}, {"config", config::to_json(config)}});
+  }
+  output.print(table.render());
+  output.finish({{"presets", std::move(data)}});
+}
+
+}  // namespace
+
+Command add_presets(CLI::App& program) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* parser = program.add_subcommand("presets", "List the presets, or print one as JSON");
+  parser->add_option("name", options->name, "a preset")->type_name("NAME");
+  parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
+  add_common_options(*parser, options->common);
+  return {parser, [options] {
+            apply_common_options(options->common);
+            options->name.empty() ? list(*options) : show(*options);
+          }};
+}
+
+}  // namespace modelopt::cli
