@@ -29,6 +29,27 @@ struct Row {
   std::vector<char> attended;
 };
 
+/// Rows of one head of a packed tensor [rows, heads, D], in fp64.
+class HeadRows {
+ public:
+  template <typename scalar_t>
+  static HeadRows read(const at::Tensor& t, std::int64_t first_row, std::int64_t rows, std::int64_t head) {
+    HeadRows result(t.size(2));
+    const scalar_t* data = t.const_data_ptr<scalar_t>();
+    for (std::int64_t row = first_row; row < first_row + rows; ++row) {
+      const scalar_t* values = data + row * t.stride(0) + head * t.stride(1);
+      for (std::int64_t d = 0; d < t.size(2); ++d) result.values_.push_back(static_cast<double>(values[d]));
+    }
+    return result;
+  }
+  [[nodiscard]] const double* operator[](std::int64_t row) const { return values_.data() + row * head_dim_; }
+
+ private:
+  explicit HeadRows(std::int64_t head_dim) : head_dim_(head_dim) {}
+  std::int64_t head_dim_;
+  std::vector<double> values_;
+};
+
 /// One head of one sequence.
 template <typename scalar_t>
 class ReferenceHead {
@@ -38,7 +59,9 @@ class ReferenceHead {
         sequence_(problem.sequences[static_cast<std::size_t>(batch)]),
         batch_(batch),
         head_(head),
-        kv_head_(head / (problem.q.size(1) / problem.k.size(1))) {}
+        q_(HeadRows::read<scalar_t>(problem.q, sequence_.q_start, sequence_.q_len, head)),
+        k_(HeadRows::read<scalar_t>(problem.k, sequence_.k_start, sequence_.k_len, key_head(problem, head))),
+        v_(HeadRows::read<scalar_t>(problem.v, sequence_.k_start, sequence_.k_len, key_head(problem, head))) {}
 
   void run() {
     // A query block: the rows of this call with the same floor(p / br).
@@ -62,17 +85,15 @@ class ReferenceHead {
   [[nodiscard]] std::int64_t position(std::int64_t i) const { return i + (sequence_.k_len - sequence_.q_len); }
   [[nodiscard]] std::int64_t query_block(std::int64_t i) const { return floor_div(position(i), problem_.skip_br); }
 
-  [[nodiscard]] static double element(const at::Tensor& t, std::int64_t row, std::int64_t head, std::int64_t d) {
-    const std::int64_t offset = row * t.stride(0) + head * t.stride(1) + d;
-    return static_cast<double>(t.const_data_ptr<scalar_t>()[offset]);
+  /// Query head h reads key head h / (Hq / Hkv).
+  [[nodiscard]] static std::int64_t key_head(const AttentionProblem& problem, std::int64_t head) {
+    return head / (problem.q.size(1) / problem.k.size(1));
   }
 
   /// x = q.k, accumulated in fp64. Beyond the range of the scores' type (fp32, or fp64 for fp64) it is infinite.
   [[nodiscard]] double score(std::int64_t i, std::int64_t j) const {
     double x = 0.0;
-    for (std::int64_t d = 0; d < problem_.q.size(2); ++d) {
-      x += element(problem_.q, sequence_.q_start + i, head_, d) * element(problem_.k, sequence_.k_start + j, kv_head_, d);
-    }
+    for (std::int64_t d = 0; d < problem_.q.size(2); ++d) x += q_[i][d] * k_[j][d];
     if constexpr (!std::is_same_v<scalar_t, double>) {
       if (std::isinf(static_cast<float>(x))) x = std::copysign(kInfinity, x);
     }
@@ -194,8 +215,7 @@ class ReferenceHead {
       const double weight = std::exp(problem_.softmax_scale * row.x[j] - max);
       denominator += weight;
       for (std::int64_t d = 0; d < head_dim; ++d) {
-        const double value = element(problem_.v, sequence_.k_start + static_cast<std::int64_t>(j), kv_head_, d);
-        numerator[static_cast<std::size_t>(d)] += weight * value;
+        numerator[static_cast<std::size_t>(d)] += weight * v_[static_cast<std::int64_t>(j)][d];
       }
     }
     double logsumexp = denominator > 0.0 ? max + std::log(denominator) : -kInfinity;
@@ -228,7 +248,7 @@ class ReferenceHead {
   const Sequence& sequence_;
   const std::int64_t batch_;
   const std::int64_t head_;
-  const std::int64_t kv_head_;
+  const HeadRows q_, k_, v_;
   std::int64_t blocks_visible_ = 0;
   std::int64_t blocks_skipped_ = 0;
   std::int64_t pairs_visible_ = 0;

@@ -1,0 +1,43 @@
+// Every backend against the reference, and the reference against plain PyTorch operations, over all settings and dtypes.
+#include <catch2/catch_test_macros.hpp>
+
+#include "kernels/attention_cases.h"
+
+using namespace modelopt::kernels::testing;
+
+namespace {
+
+void check_all(at::ScalarType dtype, Fill fill, const std::vector<Setting>& settings) {
+  for (const std::string& backend : cpu_backends()) {
+    for (const CaseShape& shape : standard_shapes(dtype, fill)) {
+      const auto args = make_args(shape);
+      for (const Setting& setting : settings) {
+        INFO(backend << ": " << shape << "; " << setting);
+        auto call = with_setting(args, setting);
+        call.collect_stats = true;
+        const std::string problem = check_against_reference(call, backend, fill);
+        CHECK(problem == "");
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("backends agree with the reference on exact scores with ties", "[attention]") {
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kHalf, at::kBFloat16}) {
+    check_all(dtype, Fill::kIntegers, standard_settings());
+  }
+}
+
+TEST_CASE("backends agree with the reference on random scores, fp32", "[attention]") {
+  check_all(at::kFloat, Fill::kNormal, standard_settings());
+}
+
+TEST_CASE("backends agree with the reference on random scores, other dtypes", "[attention]") {
+  for (const auto dtype : {at::kDouble, at::kHalf, at::kBFloat16}) check_all(dtype, Fill::kNormal, standard_settings());
+}
+
+TEST_CASE("backends agree with the reference on skip-softmax, alone and with N:M", "[attention]") {
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) check_all(dtype, Fill::kIntegers, skip_settings());
+}
