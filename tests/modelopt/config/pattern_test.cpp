@@ -44,7 +44,7 @@ TEST_CASE("brackets match one character of a set") {
   CHECK(matches_pattern("*.[!0]*", "layers.12"));
 }
 
-TEST_CASE("in a set, a first ']' and a '-' at either end are members, '!' elsewhere too, and '^' is no negation") {
+TEST_CASE("in a set, a first closing bracket and a minus at either end are members, and a caret is no negation") {
   CHECK(matches_pattern("[]]", "]"));
   CHECK(matches_pattern("[!]]", "x"));
   CHECK_FALSE(matches_pattern("[!]]", "]"));

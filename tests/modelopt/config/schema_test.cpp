@@ -10,7 +10,7 @@
 using namespace modelopt;
 using namespace modelopt::config;
 
-TEST_CASE("configs/schema.json is the generated schema; `ninja config_reference` writes it") {
+TEST_CASE("configs/schema.json is what `ninja config_reference` writes") {
   CHECK(read_file(MODELOPT_SCHEMA) == configuration_schema().dump(2) + "\n");
 }
 
@@ -28,6 +28,6 @@ TEST_CASE("every parameter has a title, a description, a default and a range in 
   CHECK(method["properties"]["sparsity_m"]["enum"] == nlohmann::ordered_json({4, 8}));
 }
 
-TEST_CASE("the reference in docs/configuration.md is the generated one; `ninja config_reference` writes it") {
+TEST_CASE("the reference in docs/configuration.md is what `ninja config_reference` writes") {
   CHECK(read_file(MODELOPT_CONFIGURATION_DOC).find(configuration_reference_markdown()) != std::string::npos);
 }
