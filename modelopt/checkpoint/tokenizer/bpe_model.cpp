@@ -62,9 +62,7 @@ void BpeModel::read_vocab(const JsonNode& node) {
   vocab_.reserve(node.value().size());
   taken.reserve(node.value().size());
   for (const auto& [token, value] : node.value().items()) {
-    const bool plain = value.is_number_unsigned() &&
-                       value.get<std::uint64_t>() <= static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max());
-    const std::int32_t id = plain ? value.get<std::int32_t>() : node.at(token).integer();
+    const std::int32_t id = node.member(token, value).integer();
     const auto [holder, is_new] = taken.emplace(id, token);
     MODELOPT_CHECK(is_new, DataError, node.where(), ": id ", id, " belongs to both \"", holder->second, "\" and \"", token, "\"");
     vocab_.emplace(token, id);

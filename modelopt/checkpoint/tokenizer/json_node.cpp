@@ -54,6 +54,8 @@ JsonNode JsonNode::at(std::string_view key) const {
   return {*member, file_, json_path(path_, key)};
 }
 
+JsonNode JsonNode::member(std::string_view key, const json& value) const { return {value, file_, json_path(path_, key)}; }
+
 std::optional<JsonNode> JsonNode::find(std::string_view key) const {
   if (!value_->is_object()) fail("an object");
   const auto member = value_->find(std::string(key));
@@ -79,9 +81,9 @@ bool JsonNode::boolean() const {
 }
 
 std::int32_t JsonNode::integer() const {
-  constexpr auto kLargest = static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max());
-  if (!value_->is_number_unsigned() || value_->get<std::uint64_t>() > kLargest) fail("an integer from 0 to 2147483647");
-  return value_->get<std::int32_t>();
+  const auto number = value_->is_number_integer() ? value_->get<std::int64_t>() : -1;
+  if (number < 0 || number > std::numeric_limits<std::int32_t>::max()) fail("an integer from 0 to 2147483647");
+  return static_cast<std::int32_t>(number);
 }
 
 char32_t JsonNode::character() const {

@@ -29,6 +29,8 @@ class JsonNode {
   void expect_keys(std::initializer_list<std::string_view> allowed) const;
   /// A member that has to be there.
   [[nodiscard]] JsonNode at(std::string_view key) const;
+  /// A member that iterating over value() has come by, without looking for it again.
+  [[nodiscard]] JsonNode member(std::string_view key, const nlohmann::ordered_json& value) const;
   /// A member that may be absent or null.
   [[nodiscard]] std::optional<JsonNode> find(std::string_view key) const;
   /// An element of an array of size().
