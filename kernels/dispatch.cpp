@@ -34,11 +34,7 @@ const std::vector<std::unique_ptr<Backend>>& all_backends() {
     std::vector<std::unique_ptr<Backend>> list;
     list.push_back(std::make_unique<UnbuiltBackend>("sm90", kNoCuda));
     list.push_back(std::make_unique<UnbuiltBackend>("sm80", kNoCuda));
-#ifdef MODELOPT_HAVE_CPU_BACKEND
     list.push_back(make_cpu_backend());
-#else
-    list.push_back(std::make_unique<UnbuiltBackend>("cpu", "not in this build"));
-#endif
     list.push_back(make_reference_backend());
     return list;
   }();

@@ -1,5 +1,6 @@
 #include "kernels/attention_cases.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/bitwise_and.h>
 #include <ATen/ops/bitwise_right_shift.h>
@@ -103,6 +104,19 @@ at::Tensor score_bounds(const AttentionArgs& args, const SequenceRows& rows) {
   const double factor = static_cast<double>(args.q.size(2) + 1) * score_roundoff(args.q.scalar_type());
   return raw_scores(magnitudes, rows).mul(factor);
 }
+
+/// The comparisons are many small ATen operations: a team of threads per operation costs more than it brings, and
+/// far more on a busy machine. The backends under test keep their threads.
+class SingleThread {
+ public:
+  SingleThread() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
+  ~SingleThread() { at::set_num_threads(threads_); }
+  SingleThread(const SingleThread&) = delete;
+  SingleThread& operator=(const SingleThread&) = delete;
+
+ private:
+  int threads_;
+};
 
 struct Tolerances {
   at::Tensor output;     ///< [total_q, Hq, 1], to which the rounding of the stored value is added
@@ -372,6 +386,8 @@ std::string bitwise_difference(const at::Tensor& actual, const at::Tensor& expec
 std::string check_against_reference(const AttentionArgs& args, const std::string& backend, Fill fill) {
   const AttentionMaskResult actual = attention_with_mask(on_backend(args, backend));
   const AttentionMaskResult reference = backend == "reference" ? actual : attention_with_mask(on_backend(args, "reference"));
+  const AttentionResult without_mask = attention(on_backend(args, backend));
+  const SingleThread serial;
   const at::Tensor mask = unpack_mask(actual.mask, args), reference_mask = unpack_mask(reference.mask, args);
   if (fill == Fill::kIntegers) {
     if (auto text = bitwise_difference(actual.mask, reference.mask); !text.empty()) return "mask byte " + text;
@@ -387,7 +403,6 @@ std::string check_against_reference(const AttentionArgs& args, const std::string
   if (auto text = difference(actual.result.logsumexp, expected.logsumexp, tolerance.logsumexp); !text.empty()) {
     return "logsumexp " + text;
   }
-  const AttentionResult without_mask = attention(on_backend(args, backend));
   for (const auto& [name, a, b] : {std::tuple{"output", &without_mask.output, &actual.result.output},
                                    std::tuple{"logsumexp", &without_mask.logsumexp, &actual.result.logsumexp}}) {
     if (auto text = bitwise_difference(*a, *b); !text.empty()) return str("without the mask, ", name, " ", text);
