@@ -57,17 +57,20 @@ void check_shards(const std::string& origin, const WeightMap& weight_map,
   for (const auto& [file_name, shard] : shards) {
     for (const auto& [name, info] : shard->tensors()) {
       const auto [first, is_new] = holder.emplace(name, file_name);
-      MODELOPT_CHECK(is_new, DataError, origin, ": tensor ", quoted(name), " is doubled, in ", first->second, " and in ", file_name);
+      MODELOPT_CHECK(is_new, DataError, origin, ": tensor ", quoted(name), " is doubled, in ", first->second,
+                     " and in ", file_name);
     }
   }
   for (const auto& [name, file_name] : holder) {
     const auto entry = weight_map.find(std::string(name));
-    MODELOPT_CHECK(entry != weight_map.end(), DataError, origin, ": $.weight_map: no entry for tensor ", quoted(name), " of ", file_name);
-    MODELOPT_CHECK(entry->second == file_name, DataError, origin, ": $.weight_map: tensor ", quoted(name), " is said to be in ",
-                   entry->second, ", but is in ", file_name);
+    MODELOPT_CHECK(entry != weight_map.end(), DataError, origin, ": $.weight_map: no entry for tensor ", quoted(name),
+                   " of ", file_name);
+    MODELOPT_CHECK(entry->second == file_name, DataError, origin, ": $.weight_map: tensor ", quoted(name),
+                   " is said to be in ", entry->second, ", but is in ", file_name);
   }
   for (const auto& [name, file_name] : weight_map)
-    MODELOPT_CHECK(holder.contains(name), DataError, origin, ": $.weight_map: tensor ", quoted(name), " is missing in ", file_name);
+    MODELOPT_CHECK(holder.contains(name), DataError, origin, ": $.weight_map: tensor ", quoted(name), " is missing in ",
+                   file_name);
 }
 
 }  // namespace
@@ -97,7 +100,8 @@ Checkpoint::Checkpoint(const fs::path& directory) : directory_(directory) {
   for (std::size_t i = 0; i < shards_.size(); ++i) shards.emplace_back(file_names_[i + 1], &shards_[i]);
   check_shards(origin, index.weight_map, shards);
   MODELOPT_CHECK(index.total_size.is_null() || index.total_size == ordered_json(total_bytes()), DataError, origin,
-                 ": $.metadata.total_size: ", shown(index.total_size), ", but the tensors have ", total_bytes(), " bytes");
+                 ": $.metadata.total_size: ", shown(index.total_size), ", but the tensors have ", total_bytes(),
+                 " bytes");
 }
 
 void Checkpoint::add_shard(std::string file_name, SafetensorsFile file) {

@@ -17,8 +17,8 @@ namespace modelopt::checkpoint {
 /// `model.safetensors`, or the files of `model.safetensors.index.json`, opened and checked against each other.
 class Checkpoint {
  public:
-  /// Throws DataError if the directory holds neither or both, if a file breaks a rule of its format, if a path or symlink leaves
-  /// the directory, or if the index and its shards do not name the same tensors, each once.
+  /// Throws DataError if the directory holds neither or both, if a file breaks a rule of its format, if a path or
+  /// symlink leaves the directory, or if the index and its shards do not name the same tensors, each once.
   explicit Checkpoint(const std::filesystem::path& directory);
 
   /// Names of all tensors, sorted.

@@ -17,14 +17,17 @@ using nlohmann::ordered_json;
 
 // Settings of transformers that would change the generated text and are not implemented, with the values that do not.
 void expect_neutral_settings(JsonObject& root) {
-  for (const std::string_view key : {"num_beams", "num_beam_groups", "num_return_sequences"}) root.expect_neutral(key, 1);
+  for (const std::string_view key : {"num_beams", "num_beam_groups", "num_return_sequences"})
+    root.expect_neutral(key, 1);
   for (const std::string_view key : {"typical_p", "repetition_penalty", "encoder_repetition_penalty", "guidance_scale"})
     root.expect_neutral(key, 1.0);
   for (const std::string_view key : {"min_p", "epsilon_cutoff", "eta_cutoff", "diversity_penalty", "penalty_alpha"})
     root.expect_neutral(key, 0.0);
-  for (const std::string_view key : {"no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens"})
+  for (const std::string_view key :
+       {"no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens"})
     root.expect_neutral(key, 0);
-  for (const std::string_view key : {"token_healing", "remove_invalid_values", "use_mtp"}) root.expect_neutral(key, false);
+  for (const std::string_view key : {"token_healing", "remove_invalid_values", "use_mtp"})
+    root.expect_neutral(key, false);
   for (const std::string_view key :
        {"bad_words_ids", "begin_suppress_tokens", "constraints", "dola_layers", "exponential_decay_length_penalty",
         "force_words_ids", "forced_bos_token_id", "forced_eos_token_id", "max_time", "sequence_bias", "stop_strings",
@@ -34,13 +37,38 @@ void expect_neutral_settings(JsonObject& root) {
 
 // Bookkeeping, caches, outputs, assisted generation (which changes speed alone) and what only beam search looks at.
 void ignore_irrelevant_keys(JsonObject& root) {
-  root.ignore({"_commit_hash", "_from_model_config", "assistant_confidence_threshold", "assistant_early_exit",
-               "assistant_ensemble_weight", "assistant_lookbehind", "cache_config", "cache_implementation", "compile_config",
-               "continuous_batching_config", "decoder_start_token_id", "disable_compile", "early_stopping", "is_assistant",
-               "length_penalty", "low_memory", "max_cache_len", "max_matching_ngram_size", "num_assistant_tokens",
-               "num_assistant_tokens_schedule", "output_attentions", "output_hidden_states", "output_logits", "output_scores",
-               "prefill_chunk_size", "prompt_lookup_num_tokens", "renormalize_logits", "return_dict_in_generate",
-               "speculation_type", "target_lookbehind", "transformers_version", "use_cache"});
+  root.ignore({"_commit_hash",
+               "_from_model_config",
+               "assistant_confidence_threshold",
+               "assistant_early_exit",
+               "assistant_ensemble_weight",
+               "assistant_lookbehind",
+               "cache_config",
+               "cache_implementation",
+               "compile_config",
+               "continuous_batching_config",
+               "decoder_start_token_id",
+               "disable_compile",
+               "early_stopping",
+               "is_assistant",
+               "length_penalty",
+               "low_memory",
+               "max_cache_len",
+               "max_matching_ngram_size",
+               "num_assistant_tokens",
+               "num_assistant_tokens_schedule",
+               "output_attentions",
+               "output_hidden_states",
+               "output_logits",
+               "output_scores",
+               "prefill_chunk_size",
+               "prompt_lookup_num_tokens",
+               "renormalize_logits",
+               "return_dict_in_generate",
+               "speculation_type",
+               "target_lookbehind",
+               "transformers_version",
+               "use_cache"});
 }
 
 }  // namespace
@@ -51,7 +79,8 @@ GenerationConfig read_generation_config(const std::filesystem::path& directory, 
   return parse_generation_config(path ? read_file(*path) : "{}", (directory / kFileName).string(), model);
 }
 
-GenerationConfig parse_generation_config(std::string_view text, std::string_view origin, const models::ModelConfig& model) {
+GenerationConfig parse_generation_config(std::string_view text, std::string_view origin,
+                                         const models::ModelConfig& model) {
   const ordered_json json = parse_ordered_json(text, origin);
   JsonObject root(json, std::string(origin));
   const IntegerRange ids{.least = 0, .most = model.vocab_size - 1};

@@ -24,10 +24,11 @@ struct GenerationConfig {
   std::optional<std::int64_t> pad_token_id;
 };
 
-/// Reads `generation_config.json` of the directory; without one, the defaults. Token ids it leaves out come from `model`.
-/// Throws DataError for an unknown key, a wrong value, and for a setting that would change the generated text but is not
-/// implemented (repetition_penalty, num_beams, …) unless it has its neutral value.
-[[nodiscard]] GenerationConfig read_generation_config(const std::filesystem::path& directory, const models::ModelConfig& model);
+/// Reads `generation_config.json` of the directory; without one, the defaults. Token ids it leaves out come from
+/// `model`. Throws DataError for an unknown key, a wrong value, and for a setting that would change the generated text
+/// but is not implemented (repetition_penalty, num_beams, …) unless it has its neutral value.
+[[nodiscard]] GenerationConfig read_generation_config(const std::filesystem::path& directory,
+                                                      const models::ModelConfig& model);
 
 /// The same for the text of a generation_config.json; `origin` names it in errors.
 [[nodiscard]] GenerationConfig parse_generation_config(std::string_view text, std::string_view origin,

@@ -20,11 +20,13 @@ using models::ModelConfig;
 using models::ModelType;
 using nlohmann::ordered_json;
 
-constexpr std::int64_t kMaxSize = std::int64_t{1} << 28;  // products of two sizes and an element's bytes stay within 63 bits
+constexpr std::int64_t kMaxSize = std::int64_t{1}
+                                  << 28;  // products of two sizes and an element's bytes stay within 63 bits
 constexpr std::int64_t kMaxLayers = 10'000;
 constexpr IntegerRange kSize{.least = 1, .most = kMaxSize};
 
-// What transformers takes where config.json leaves a key out (the configuration classes of its version 5; version 4 agrees).
+// What transformers takes where config.json leaves a key out (the configuration classes of its version 5; version 4
+// agrees).
 struct TypeDefaults {
   std::string_view model_type;
   std::string_view architecture;
@@ -48,7 +50,8 @@ constexpr std::int64_t kDefaultMaxWindowLayers = 28;
 constexpr std::array<TypeDefaults, 4> kTypes{{
     {"llama", "LlamaForCausalLM", ModelType::kLlama, 32000, 11008, std::nullopt, std::nullopt, 2048, 1, 2},
     {"mistral", "MistralForCausalLM", ModelType::kMistral, 32000, 14336, 8, std::nullopt, 131072, 1, 2},
-    {"qwen2", "Qwen2ForCausalLM", ModelType::kQwen2, 151936, 22016, 32, std::nullopt, 32768, std::nullopt, std::nullopt},
+    {"qwen2", "Qwen2ForCausalLM", ModelType::kQwen2, 151936, 22016, 32, std::nullopt, 32768, std::nullopt,
+     std::nullopt},
     {"qwen3", "Qwen3ForCausalLM", ModelType::kQwen3, 151936, 22016, 32, 128, 32768, std::nullopt, std::nullopt},
 }};
 
@@ -69,26 +72,27 @@ void read_heads(JsonObject& root, const TypeDefaults& defaults, ModelConfig& con
   config.num_attention_heads = root.integer("num_attention_heads", kDefaultNumAttentionHeads, kSize);
   const auto kv_heads = root.optional_integer("num_key_value_heads", kSize);
   const bool kv_heads_absent = !root.contains("num_key_value_heads");
-  config.num_key_value_heads = kv_heads ? *kv_heads
+  config.num_key_value_heads = kv_heads          ? *kv_heads
                                : kv_heads_absent ? defaults.num_key_value_heads.value_or(config.num_attention_heads)
                                                  : config.num_attention_heads;
   MODELOPT_CHECK(config.num_attention_heads % config.num_key_value_heads == 0, DataError, root.origin(),
-                 ": $.num_attention_heads: ", config.num_attention_heads, ", expected a multiple of num_key_value_heads, ",
-                 config.num_key_value_heads);
+                 ": $.num_attention_heads: ", config.num_attention_heads,
+                 ", expected a multiple of num_key_value_heads, ", config.num_key_value_heads);
   if (defaults.head_dim) {
     config.head_dim = root.integer("head_dim", *defaults.head_dim, kSize);
   } else if (const auto head_dim = root.optional_integer("head_dim", kSize)) {
     config.head_dim = *head_dim;
   } else {
-    MODELOPT_CHECK(config.hidden_size % config.num_attention_heads == 0, DataError, root.origin(), ": $.hidden_size: ",
-                   config.hidden_size, ", expected a multiple of num_attention_heads, ", config.num_attention_heads,
-                   ", as there is no head_dim");
+    MODELOPT_CHECK(config.hidden_size % config.num_attention_heads == 0, DataError, root.origin(),
+                   ": $.hidden_size: ", config.hidden_size, ", expected a multiple of num_attention_heads, ",
+                   config.num_attention_heads, ", as there is no head_dim");
     config.head_dim = config.hidden_size / config.num_attention_heads;
   }
   MODELOPT_CHECK(config.head_dim % 2 == 0, DataError, root.origin(), ": $.head_dim: ", config.head_dim,
                  ", expected an even number, as rotary embeddings need");
-  MODELOPT_CHECK(config.head_dim <= kMaxSize / config.num_attention_heads, DataError, root.origin(), ": $.head_dim: ",
-                 config.head_dim, " in ", config.num_attention_heads, " heads, expected a product of at most ", kMaxSize);
+  MODELOPT_CHECK(config.head_dim <= kMaxSize / config.num_attention_heads, DataError, root.origin(),
+                 ": $.head_dim: ", config.head_dim, " in ", config.num_attention_heads,
+                 " heads, expected a product of at most ", kMaxSize);
 }
 
 void read_biases(JsonObject& root, ModelConfig& config) {
@@ -105,7 +109,7 @@ void read_biases(JsonObject& root, ModelConfig& config) {
     root.expect_neutral("mlp_bias", false);
 }
 
-// The window of sliding layers and whether layer i slides, before a look at `layer_types`; a window of 0: no layer can slide.
+// What holds before a look at `layer_types`. A window of 0: no layer can slide.
 struct SlidingRule {
   std::int64_t window = 0;
   std::int64_t first_sliding_layer = 0;
@@ -144,9 +148,11 @@ void read_sliding_windows(JsonObject& root, ModelConfig& config) {
   for (std::size_t layer = 0; layer < layer_types->size(); ++layer) {
     const std::string& type = (*layer_types)[layer];
     const bool slides = type == "sliding_attention";
-    if (!slides && type != "full_attention") root.fail("layer_types", "full_attention or sliding_attention in each entry");
+    if (!slides && type != "full_attention")
+      root.fail("layer_types", "full_attention or sliding_attention in each entry");
     if (slides && rule.window == 0) root.fail("layer_types", "full_attention alone, as there is no sliding window");
-    if (!slides && !chooses && rule.window > 0) root.fail("layer_types", "sliding_attention alone, as sliding_window holds for all layers");
+    if (!slides && !chooses && rule.window > 0)
+      root.fail("layer_types", "sliding_attention alone, as sliding_window holds for all layers");
     config.sliding_window[layer] = slides ? rule.window : 0;
   }
 }
@@ -163,7 +169,8 @@ at::ScalarType read_dtype(JsonObject& root) {
 
 void read_token_ids(JsonObject& root, const TypeDefaults& defaults, ModelConfig& config) {
   const IntegerRange ids{.least = 0, .most = config.vocab_size - 1};
-  config.bos_token_id = root.contains("bos_token_id") ? root.optional_integer("bos_token_id", ids) : defaults.bos_token_id;
+  config.bos_token_id =
+      root.contains("bos_token_id") ? root.optional_integer("bos_token_id", ids) : defaults.bos_token_id;
   config.pad_token_id = root.optional_integer("pad_token_id", {});
   if (root.contains("eos_token_id"))
     config.eos_token_ids = root.optional_integers("eos_token_id", ids).value_or(std::vector<std::int64_t>{});
@@ -187,12 +194,37 @@ void expect_neutral_settings(JsonObject& root) {
 
 // Training, bookkeeping, outputs and tokenizer hints; `sparse_attention_config` is read where sparsity is applied.
 void ignore_irrelevant_keys(JsonObject& root) {
-  root.ignore({"_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "attention_dropout",
-               "attn_implementation", "chunk_size_feed_forward", "decoder_start_token_id", "finetuning_task", "id2label",
-               "initializer_range", "is_decoder", "is_llama_config", "label2id", "name_or_path", "num_labels",
-               "output_attentions", "output_hidden_states", "prefix", "problem_type", "return_dict", "sep_token_id",
-               "sparse_attention_config", "task_specific_params", "tokenizer_class", "torchscript", "transformers.js_config",
-               "transformers_version", "unsloth_fixed", "unsloth_version", "use_cache"});
+  root.ignore({"_attn_implementation",
+               "_attn_implementation_autoset",
+               "_commit_hash",
+               "_name_or_path",
+               "attention_dropout",
+               "attn_implementation",
+               "chunk_size_feed_forward",
+               "decoder_start_token_id",
+               "finetuning_task",
+               "id2label",
+               "initializer_range",
+               "is_decoder",
+               "is_llama_config",
+               "label2id",
+               "name_or_path",
+               "num_labels",
+               "output_attentions",
+               "output_hidden_states",
+               "prefix",
+               "problem_type",
+               "return_dict",
+               "sep_token_id",
+               "sparse_attention_config",
+               "task_specific_params",
+               "tokenizer_class",
+               "torchscript",
+               "transformers.js_config",
+               "transformers_version",
+               "unsloth_fixed",
+               "unsloth_version",
+               "use_cache"});
 }
 
 }  // namespace
@@ -212,7 +244,8 @@ ModelConfig parse_model_config(std::string_view text, std::string_view origin) {
   config.vocab_size = root.integer("vocab_size", defaults.vocab_size, kSize);
   config.hidden_size = root.integer("hidden_size", kDefaultHiddenSize, kSize);
   config.intermediate_size = root.integer("intermediate_size", defaults.intermediate_size, kSize);
-  config.num_hidden_layers = root.integer("num_hidden_layers", kDefaultNumHiddenLayers, {.least = 1, .most = kMaxLayers});
+  config.num_hidden_layers =
+      root.integer("num_hidden_layers", kDefaultNumHiddenLayers, {.least = 1, .most = kMaxLayers});
   config.max_position_embeddings = root.integer("max_position_embeddings", defaults.max_position_embeddings, kSize);
   config.rms_norm_eps = root.number("rms_norm_eps", kDefaultRmsNormEps, NumberRange::kPositive);
   config.tie_word_embeddings = root.boolean("tie_word_embeddings", false);

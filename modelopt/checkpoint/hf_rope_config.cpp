@@ -38,8 +38,10 @@ RopeType read_type(JsonObject& parameters) {
 // The base is said at the root (transformers 4), inside (transformers 5), or, in converted files, in both.
 double read_theta(JsonObject& root, JsonObject* parameters) {
   const auto outer = root.optional_number("rope_theta", NumberRange::kPositive);
-  const auto inner = parameters == nullptr ? std::nullopt : parameters->optional_number("rope_theta", NumberRange::kPositive);
-  if (outer && inner && *outer != *inner) root.fail("rope_theta", str(*inner, ", as ", parameters->path_of("rope_theta"), " says"));
+  const auto inner =
+      parameters == nullptr ? std::nullopt : parameters->optional_number("rope_theta", NumberRange::kPositive);
+  if (outer && inner && *outer != *inner)
+    root.fail("rope_theta", str(*inner, ", as ", parameters->path_of("rope_theta"), " says"));
   return inner ? *inner : outer.value_or(kDefaultTheta);
 }
 
@@ -56,17 +58,19 @@ void read_yarn(JsonObject& parameters, std::int64_t max_position_embeddings, Rop
       parameters.optional_integer("original_max_position_embeddings", {.least = 1}).value_or(max_position_embeddings);
   rope.beta_fast = parameters.optional_number("beta_fast", NumberRange::kPositive).value_or(rope.beta_fast);
   rope.beta_slow = parameters.optional_number("beta_slow", NumberRange::kPositive).value_or(rope.beta_slow);
-  MODELOPT_CHECK(rope.beta_fast >= rope.beta_slow, DataError, parameters.origin(), ": ", parameters.path_of("beta_fast"), ": ",
-                 rope.beta_fast, ", expected at least beta_slow, ", rope.beta_slow);
+  MODELOPT_CHECK(rope.beta_fast >= rope.beta_slow, DataError, parameters.origin(), ": ",
+                 parameters.path_of("beta_fast"), ": ", rope.beta_fast, ", expected at least beta_slow, ",
+                 rope.beta_slow);
   rope.attention_factor = parameters.optional_number("attention_factor", NumberRange::kPositive);
   rope.mscale = parameters.optional_number("mscale", NumberRange::kPositive);
   rope.mscale_all_dim = parameters.optional_number("mscale_all_dim", NumberRange::kPositive);
   rope.truncate = parameters.boolean("truncate", rope.truncate);
-  MODELOPT_CHECK(rope.theta > 1, DataError, parameters.origin(), ": ", parameters.path_of("rope_theta"), ": ", rope.theta,
-                 ", expected a number > 1 for yarn");
+  MODELOPT_CHECK(rope.theta > 1, DataError, parameters.origin(), ": ", parameters.path_of("rope_theta"), ": ",
+                 rope.theta, ", expected a number > 1 for yarn");
 }
 
-RopeConfig read_parameters(JsonObject& parameters, double theta, std::int64_t max_position_embeddings, std::int64_t head_dim) {
+RopeConfig read_parameters(JsonObject& parameters, double theta, std::int64_t max_position_embeddings,
+                           std::int64_t head_dim) {
   for (const auto& [key, value] : parameters.value().items())
     if (value.is_object()) parameters.fail(key, "one rope for all layers (a rope per layer type is not supported)");
   RopeConfig rope;
@@ -81,7 +85,8 @@ RopeConfig read_parameters(JsonObject& parameters, double theta, std::int64_t ma
       // transformers scales by max_position_embeddings and does not look at this key.
       parameters.expect_neutral("original_max_position_embeddings", max_position_embeddings);
       rope.original_max_position_embeddings = max_position_embeddings;
-      MODELOPT_CHECK(head_dim > 2, DataError, parameters.origin(), ": $.head_dim: ", head_dim, ", expected more than 2 for dynamic rope");
+      MODELOPT_CHECK(head_dim > 2, DataError, parameters.origin(), ": $.head_dim: ", head_dim,
+                     ", expected more than 2 for dynamic rope");
       break;
     case RopeType::kLlama3: read_llama3(parameters, rope); break;
     case RopeType::kYarn: read_yarn(parameters, max_position_embeddings, rope); break;

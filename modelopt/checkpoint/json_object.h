@@ -1,4 +1,4 @@
-// Typed access to one JSON object: every value is checked on reading, and keys that nobody asked for are found at the end.
+// Typed access to one JSON object: values are checked on reading, keys that nobody asked for are found at the end.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -23,14 +23,15 @@ struct IntegerRange {
 /// Bounds of a number.
 enum class NumberRange { kPositive, kNonNegative, kAtLeastOne };
 
-/// A view: the JSON value must outlive it. Readers with a default return it where the key is absent, and refuse null; the
-/// `optional_` readers return nothing where the key is absent or null. No type converts to another, but an integer is a number.
-/// Everything throws DataError "ORIGIN: $.path.key: VALUE, expected WHAT".
+/// A view: the JSON value must outlive it. Readers with a default return it where the key is absent, and refuse null;
+/// the `optional_` readers return nothing where the key is absent or null. No type converts to another, but an integer
+/// is a number. Everything throws DataError "ORIGIN: $.path.key: VALUE, expected WHAT".
 class JsonObject {
  public:
   JsonObject(const nlohmann::ordered_json& value, std::string origin, std::string path = "$");
 
-  [[nodiscard]] std::int64_t integer(std::string_view key, IntegerRange range);  ///< without a default, a missing key is an error
+  /// Without a default a missing key is an error, here and below.
+  [[nodiscard]] std::int64_t integer(std::string_view key, IntegerRange range);
   [[nodiscard]] std::int64_t integer(std::string_view key, std::int64_t absent, IntegerRange range);
   [[nodiscard]] std::optional<std::int64_t> optional_integer(std::string_view key, IntegerRange range);
   [[nodiscard]] double number(std::string_view key, NumberRange range);

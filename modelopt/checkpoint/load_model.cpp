@@ -29,12 +29,13 @@ constexpr std::string_view kEmbeddingName = "model.embed_tokens.weight";
 void check_options(const LoadOptions& options) {
   if (options.dtype) {
     const at::ScalarType dtype = *options.dtype;
-    MODELOPT_CHECK(dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16, InvalidArgument, "dtype ", dtype,
-                   ", expected float32, float16 or bfloat16");
+    MODELOPT_CHECK(dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16, InvalidArgument, "dtype ",
+                   dtype, ", expected float32, float16 or bfloat16");
   }
   if (options.device.is_cpu()) return;
   MODELOPT_CHECK(options.device.is_cuda(), Unsupported, "device ", options.device, ", expected cpu or cuda");
-  MODELOPT_CHECK(at::globalContext().hasCUDA(), Unsupported, "device ", options.device, ": this process sees no CUDA device");
+  MODELOPT_CHECK(at::globalContext().hasCUDA(), Unsupported, "device ", options.device,
+                 ": this process sees no CUDA device");
 }
 
 bool is_parameter_dtype(const TensorInfo& info) {
@@ -48,8 +49,8 @@ bool is_derived_buffer(std::string_view name) { return name.ends_with(".rotary_e
 at::ScalarType choose_dtype(const Checkpoint& checkpoint, const Parameters& parameters, at::ScalarType stated) {
   const auto dtype_of = [&](const std::string& name) { return *checkpoint.info(name).scalar_type; };
   const at::ScalarType first = dtype_of(parameters.front().first);
-  const bool uniform =
-      std::all_of(parameters.begin(), parameters.end(), [&](const auto& item) { return dtype_of(item.first) == first; });
+  const bool uniform = std::all_of(parameters.begin(), parameters.end(),
+                                   [&](const auto& item) { return dtype_of(item.first) == first; });
   return uniform ? first : stated;
 }
 
@@ -73,13 +74,15 @@ void check_tensors(const std::string& origin, const Checkpoint& checkpoint, cons
     }
     const TensorInfo& info = checkpoint.info(name);
     if (at::IntArrayRef(info.shape) != parameter.sizes())
-      wrong.push_back(modelopt::str(name, " has shape ", at::IntArrayRef(info.shape), ", expected ", parameter.sizes()));
+      wrong.push_back(
+          modelopt::str(name, " has shape ", at::IntArrayRef(info.shape), ", expected ", parameter.sizes()));
     else if (!is_parameter_dtype(info))
       wrong.push_back(modelopt::str(name, " has dtype ", info.dtype, ", expected F32, F16 or BF16"));
   }
   std::sort(known.begin(), known.end());
   for (const std::string& name : checkpoint.names())
-    if (!std::binary_search(known.begin(), known.end(), name) && !is_derived_buffer(name) && !(tied && name == kHeadName))
+    if (!std::binary_search(known.begin(), known.end(), name) && !is_derived_buffer(name) &&
+        !(tied && name == kHeadName))
       unexpected.push_back(name);
 
   std::vector<std::string> problems;
@@ -91,7 +94,7 @@ void check_tensors(const std::string& origin, const Checkpoint& checkpoint, cons
   MODELOPT_CHECK(problems.empty(), DataError, origin, ": the weights do not fit config.json: ", text);
 }
 
-// Some writers store the head although it is tied. Then it must be the embedding, bit for bit: otherwise one of the two is wrong.
+// Some writers store the head although it is tied. Then it must be the embedding bit for bit, or one of them is wrong.
 void check_tied_head(const std::string& origin, const Checkpoint& checkpoint) {
   if (!checkpoint.contains(kHeadName)) return;
   const at::Tensor head = checkpoint.tensor(kHeadName), embedding = checkpoint.tensor(kEmbeddingName);

@@ -19,7 +19,8 @@ class CausalLM;
 namespace modelopt::checkpoint {
 
 struct LoadOptions {
-  /// float32, float16 or bfloat16. Absent: the dtype that all weights of the file have, or, if they differ, that of config.json.
+  /// float32, float16 or bfloat16. Absent: the dtype that all weights of the file have, or, if they differ, that of
+  /// config.json.
   std::optional<at::ScalarType> dtype;
   at::Device device = at::kCPU;
   /// Called after each tensor with the bytes of the file dealt with so far and in total.
@@ -31,9 +32,10 @@ struct LoadedModel {
   models::ModelConfig config;               ///< dtype: the one that was loaded
 };
 
-/// Reads config.json and the weights. On the CPU in the file's own dtype the parameters are the mapped memory of the file (private:
-/// writing to them never changes the file). Throws DataError if the directory is invalid, if a tensor is missing, unexpected or
-/// of the wrong shape (all are named), or if a tied `lm_head.weight` is present and differs from the embedding.
+/// Reads config.json and the weights. On the CPU in the file's own dtype the parameters are the mapped memory of the
+/// file (private: writing to them never changes the file). Throws DataError if the directory is invalid, if a tensor is
+/// missing, unexpected or of the wrong shape (all are named), or if a tied `lm_head.weight` is present and differs from
+/// the embedding.
 [[nodiscard]] LoadedModel load_model(const std::filesystem::path& directory, const LoadOptions& options = {});
 
 }  // namespace modelopt::checkpoint

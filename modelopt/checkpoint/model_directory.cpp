@@ -10,7 +10,8 @@ namespace {
 namespace fs = std::filesystem;
 
 bool is_plain_file_name(std::string_view name) {
-  return !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
 }
 
 bool is_within(const fs::path& path, const fs::path& directory) {
@@ -23,7 +24,8 @@ std::optional<fs::path> find_model_file(const fs::path& directory, std::string_v
   std::error_code failure;
   const fs::path root = fs::canonical(directory, failure);
   MODELOPT_CHECK(!failure, DataError, directory.string(), ": cannot open the model directory: ", failure.message());
-  MODELOPT_CHECK(fs::is_directory(root, failure), DataError, directory.string(), ": not a directory, expected a model directory");
+  MODELOPT_CHECK(fs::is_directory(root, failure), DataError, directory.string(),
+                 ": not a directory, expected a model directory");
   MODELOPT_CHECK(is_plain_file_name(name), DataError, directory.string(), ": the file name \"", name,
                  "\" is not plain, expected a file in the model directory");
   const fs::path entry = root / name;

@@ -27,7 +27,7 @@ using nlohmann::ordered_json;
 
 static_assert(std::endian::native == std::endian::little, "the format is little-endian and its data is used in place");
 
-constexpr std::uint64_t kPrefixSize = 8;           // the header's length, unsigned, little-endian
+constexpr std::uint64_t kPrefixSize = 8;               // the header's length, unsigned, little-endian
 constexpr std::uint64_t kMaxHeaderSize = 100'000'000;  // a rule of the format
 
 std::string quoted(std::string_view name) { return shown(ordered_json(name)); }
@@ -47,7 +47,8 @@ std::vector<std::int64_t> read_shape(JsonObject& entry) {
   if (!value.is_array()) entry.fail("shape", kExpected);
   std::vector<std::int64_t> shape;
   for (const ordered_json& size : value) {
-    if (!size.is_number_unsigned() || size.get<std::uint64_t>() > std::uint64_t{std::numeric_limits<std::int64_t>::max()})
+    if (!size.is_number_unsigned() ||
+        size.get<std::uint64_t>() > std::uint64_t{std::numeric_limits<std::int64_t>::max()})
       entry.fail("shape", kExpected);
     shape.push_back(size.get<std::int64_t>());
   }
@@ -63,7 +64,8 @@ TensorInfo read_entry(JsonObject entry, std::uint64_t data_size) {
   info.shape = read_shape(entry);
 
   const ordered_json& offsets = entry.required("data_offsets");
-  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned())
+  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
+      !offsets[1].is_number_unsigned())
     entry.fail("data_offsets", "two integers >= 0");
   info.begin = offsets[0].get<std::uint64_t>();
   info.end = offsets[1].get<std::uint64_t>();
@@ -77,7 +79,8 @@ TensorInfo read_entry(JsonObject entry, std::uint64_t data_size) {
     entry.fail("shape", "a tensor of fewer than 2^64 bits");
   if (bits % 8 != 0) entry.fail("shape", str("a whole number of bytes for dtype ", info.dtype));
   if (bits / 8 != info.nbytes())
-    entry.fail("data_offsets", str(bits / 8, " bytes for dtype ", info.dtype, " and shape ", shown(entry.required("shape"))));
+    entry.fail("data_offsets",
+               str(bits / 8, " bytes for dtype ", info.dtype, " and shape ", shown(entry.required("shape"))));
   return info;
 }
 
@@ -108,8 +111,8 @@ void check_coverage(const std::map<std::string, TensorInfo, std::less<>>& tensor
                    " of the data, expected ", covered, ": tensors overlap");
     covered = info.end;
   }
-  MODELOPT_CHECK(covered == data_size, DataError, origin, ": the data has ", data_size, " bytes, but the tensors end at byte ",
-                 covered);
+  MODELOPT_CHECK(covered == data_size, DataError, origin, ": the data has ", data_size,
+                 " bytes, but the tensors end at byte ", covered);
 }
 
 }  // namespace
@@ -127,7 +130,8 @@ class SafetensorsFile::Mapping {
     const int reason = errno;
     ::close(file);
     MODELOPT_CHECK(is_regular, DataError, path.string(), ": not a regular file");
-    MODELOPT_CHECK(size_ >= kPrefixSize, DataError, path.string(), ": ", size_, " bytes, expected at least ", kPrefixSize);
+    MODELOPT_CHECK(size_ >= kPrefixSize, DataError, path.string(), ": ", size_, " bytes, expected at least ",
+                   kPrefixSize);
     MODELOPT_CHECK(data_ != MAP_FAILED, DataError, path.string(), ": cannot map: ", std::strerror(reason));
   }
   ~Mapping() {
@@ -149,9 +153,10 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
   const std::string origin = path.string() + ": header";
   std::uint64_t header_size = 0;
   std::memcpy(&header_size, mapping_->data(), kPrefixSize);
-  MODELOPT_CHECK(header_size <= kMaxHeaderSize, DataError, origin, ": length ", header_size, ", expected at most ", kMaxHeaderSize);
-  MODELOPT_CHECK(header_size <= mapping_->size() - kPrefixSize, DataError, origin, ": length ", header_size, ", but only ",
-                 mapping_->size() - kPrefixSize, " bytes follow");
+  MODELOPT_CHECK(header_size <= kMaxHeaderSize, DataError, origin, ": length ", header_size, ", expected at most ",
+                 kMaxHeaderSize);
+  MODELOPT_CHECK(header_size <= mapping_->size() - kPrefixSize, DataError, origin, ": length ", header_size,
+                 ", but only ", mapping_->size() - kPrefixSize, " bytes follow");
   const std::string_view text(mapping_->data() + kPrefixSize, header_size);
   MODELOPT_CHECK(text.starts_with('{'), DataError, origin, ": does not begin with {");
   data_start_ = kPrefixSize + header_size;
@@ -172,8 +177,8 @@ at::Tensor SafetensorsFile::tensor(std::string_view name) const {
   const auto found = tensors_.find(name);
   MODELOPT_CHECK(found != tensors_.end(), DataError, path_.string(), ": there is no tensor ", quoted(name));
   const TensorInfo& info = found->second;
-  MODELOPT_CHECK(info.scalar_type.has_value(), DataError, path_.string(), ": tensor ", quoted(name), " has dtype ", info.dtype,
-                 ", which cannot be loaded");
+  MODELOPT_CHECK(info.scalar_type.has_value(), DataError, path_.string(), ": tensor ", quoted(name), " has dtype ",
+                 info.dtype, ", which cannot be loaded");
   char* data = mapping_->data() + data_start_ + info.begin;
   if (info.nbytes() == 0) return at::empty(info.shape, *info.scalar_type);
   if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(*info.scalar_type) != 0) {

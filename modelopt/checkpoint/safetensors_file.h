@@ -18,10 +18,10 @@ namespace modelopt::checkpoint {
 
 /// One entry of the header.
 struct TensorInfo {
-  std::string dtype;                           ///< the format's name: "F32", "BF16", …
-  std::optional<at::ScalarType> scalar_type;   ///< absent for a dtype of the format that cannot be loaded (F8_*, F4, …)
-  std::vector<std::int64_t> shape;             ///< empty: a scalar; may contain 0
-  std::uint64_t begin = 0;                     ///< bytes from the start of the data section
+  std::string dtype;                          ///< the format's name: "F32", "BF16", …
+  std::optional<at::ScalarType> scalar_type;  ///< absent for a dtype of the format that cannot be loaded (F8_*, F4, …)
+  std::vector<std::int64_t> shape;            ///< empty: a scalar; may contain 0
+  std::uint64_t begin = 0;                    ///< bytes from the start of the data section
   std::uint64_t end = 0;
 
   [[nodiscard]] std::uint64_t nbytes() const { return end - begin; }
@@ -39,9 +39,9 @@ class SafetensorsFile {
   /// `__metadata__` of the header.
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  /// The tensor on the CPU, contiguous, in the file's dtype. It shares the mapped memory and keeps the mapping alive (data that
-  /// is not aligned to its dtype is copied). The mapping is private: writing to the tensor never changes the file.
-  /// Throws DataError for a name that is not there or a dtype that cannot be loaded.
+  /// The tensor on the CPU, contiguous, in the file's dtype. It shares the mapped memory and keeps the mapping alive
+  /// (data that is not aligned to its dtype is copied). The mapping is private: writing to the tensor never changes the
+  /// file. Throws DataError for a name that is not there or a dtype that cannot be loaded.
   [[nodiscard]] at::Tensor tensor(std::string_view name) const;
 
  private:

@@ -26,8 +26,8 @@ void write_safetensors(const std::filesystem::path& path, const std::map<std::st
   std::uint64_t end = 0;
   for (const auto& [name, tensor] : ordered) {
     const SafetensorsDtype* dtype = find_safetensors_dtype(tensor.scalar_type());
-    MODELOPT_CHECK(dtype != nullptr, DataError, path.string(), ": tensor \"", name, "\" has dtype ", tensor.scalar_type(),
-                   ", which safetensors has no name for");
+    MODELOPT_CHECK(dtype != nullptr, DataError, path.string(), ": tensor \"", name, "\" has dtype ",
+                   tensor.scalar_type(), ", which safetensors has no name for");
     const std::uint64_t begin = std::exchange(end, end + tensor.nbytes());
     header[name] = {{"dtype", dtype->name}, {"shape", tensor.sizes().vec()}, {"data_offsets", {begin, end}}};
   }

@@ -26,7 +26,8 @@ std::string position(std::string_view text, std::size_t offset) {
   const std::string_view before = text.substr(0, std::min(offset, text.size()));
   const auto line = 1 + std::count(before.begin(), before.end(), '\n');
   const std::size_t last_break = before.rfind('\n');
-  const std::size_t column = 1 + (last_break == std::string_view::npos ? before.size() : before.size() - last_break - 1);
+  const std::size_t column =
+      1 + (last_break == std::string_view::npos ? before.size() : before.size() - last_break - 1);
   return str("line ", line, ", column ", column);
 }
 
@@ -40,8 +41,8 @@ std::string reason_of(std::string_view what) {
   return str(what.substr(0, token), expected == std::string_view::npos ? "" : what.substr(expected));
 }
 
-// Builds the value while nlohmann's parser walks the text. Members are appended to an object without the linear search of
-// ordered_json's own insertion: a set of keys per open object finds the duplicates.
+// Builds the value while nlohmann's parser walks the text. Members are appended to an object without the linear search
+// of ordered_json's own insertion: a set of keys per open object finds the duplicates.
 class Builder final : public nlohmann::json_sax<ordered_json> {
  public:
   Builder(std::string_view text, std::string_view origin, std::vector<std::string>* duplicates)
@@ -92,8 +93,8 @@ class Builder final : public nlohmann::json_sax<ordered_json> {
   }
 
   bool open(ordered_json container) {
-    MODELOPT_CHECK(frames_.size() < kMaxJsonDepth, DataError, origin_, ": ", path(), ": nested deeper than ", kMaxJsonDepth,
-                   " levels");
+    MODELOPT_CHECK(frames_.size() < kMaxJsonDepth, DataError, origin_, ": ", path(), ": nested deeper than ",
+                   kMaxJsonDepth, " levels");
     ordered_json* placed = place(std::move(container));
     frames_.push_back({.container = placed, .keys = {}, .key = {}});
     return true;

@@ -15,11 +15,12 @@ inline constexpr std::size_t kMaxJsonDepth = 64;
 
 /// Parses `text` as RFC 8259 JSON in valid UTF-8, with nothing but blanks after the value.
 /// Throws DataError for a syntax error ("ORIGIN: line 3, column 7: in $.a.b: REASON"), for a key that occurs twice in
-/// one object ("ORIGIN: $.a.b: the key occurs twice") and beyond kMaxJsonDepth. `origin` is the file's name or what stands for it.
+/// one object ("ORIGIN: $.a.b: the key occurs twice") and beyond kMaxJsonDepth. `origin` is the file's name or what
+/// stands for it.
 [[nodiscard]] nlohmann::ordered_json parse_ordered_json(std::string_view text, std::string_view origin);
 
-/// As above, but duplicate keys are appended to `duplicates` as JSON paths, in the order of the file, and the first of the
-/// values is the one that stays: for validation that reports all problems of a file together.
+/// As above, but duplicate keys are appended to `duplicates` as JSON paths, in the order of the file, and the first of
+/// the values is the one that stays: for validation that reports all problems of a file together.
 [[nodiscard]] nlohmann::ordered_json parse_ordered_json(std::string_view text, std::string_view origin,
                                                         std::vector<std::string>& duplicates);
 

@@ -71,7 +71,8 @@ TEST_CASE("each rule of the index is checked") {
       {R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"}})",
        "$.weight_map: tensor \"b\" is said to be in two.safetensors, but is in one.safetensors"},
       {R"({"weight_map": )",
-       "line 1, column 16: in $.weight_map: syntax error while parsing value - unexpected end of input; expected '[', '{', or a literal"},
+       "line 1, column 16: in $.weight_map: syntax error while parsing value - unexpected end of input; expected '[', "
+       "'{', or a literal"},
       {R"([])", "$: [], expected an object"},
   }));
   const ShardedDirectory directory;
@@ -83,15 +84,16 @@ TEST_CASE("a tensor in two shards is an error") {
   const ShardedDirectory directory;
   write_safetensors(directory / "two.safetensors", {{"a", at::full({1}, 5.0F)}});
   directory.write(kIndex, R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})");
-  CHECK(directory.error() == std::string(kIndex) + ": tensor \"a\" is doubled, in one.safetensors and in two.safetensors");
+  CHECK(directory.error() ==
+        std::string(kIndex) + ": tensor \"a\" is doubled, in one.safetensors and in two.safetensors");
 }
 
 TEST_CASE("a path in the index never leaves the directory") {
   const auto name = GENERATE("../one.safetensors", "/etc/passwd", "sub/one.safetensors", "..", ".", "", "a\\b");
   const ShardedDirectory directory;
   directory.write(kIndex, nlohmann::json{{"weight_map", {{"a", name}}}}.dump());
-  CHECK(directory.error() ==
-        directory.path().string() + ": the file name \"" + name + "\" is not plain, expected a file in the model directory");
+  CHECK(directory.error() == directory.path().string() + ": the file name \"" + name +
+                                 "\" is not plain, expected a file in the model directory");
 }
 
 TEST_CASE("a symlink never leaves the directory") {
@@ -99,9 +101,11 @@ TEST_CASE("a symlink never leaves the directory") {
   const ShardedDirectory directory;
   std::filesystem::rename(directory / "two.safetensors", elsewhere / "blob");
   std::filesystem::create_symlink(elsewhere / "blob", directory / "two.safetensors");
-  directory.write(kIndex, R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}})");
-  CHECK(directory.error() == "two.safetensors: is a symlink to " + (elsewhere / "blob").string() +
-                                 ", outside of the model directory; expected a real file (copy the directory with cp -rL)");
+  directory.write(kIndex,
+                  R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}})");
+  CHECK(directory.error() ==
+        "two.safetensors: is a symlink to " + (elsewhere / "blob").string() +
+            ", outside of the model directory; expected a real file (copy the directory with cp -rL)");
 
   std::filesystem::remove(directory / "two.safetensors");
   std::filesystem::create_symlink("nowhere", directory / "two.safetensors");
@@ -116,14 +120,16 @@ TEST_CASE("a symlink never leaves the directory") {
 
 TEST_CASE("the directory holds one checkpoint") {
   const ShardedDirectory directory;
-  CHECK(directory.error() == directory.path().string() +
-                                 ": neither model.safetensors nor model.safetensors.index.json is there, expected one of them "
-                                 "(other weight formats are not read)");
+  CHECK(directory.error() ==
+        directory.path().string() +
+            ": neither model.safetensors nor model.safetensors.index.json is there, expected one of them "
+            "(other weight formats are not read)");
   std::filesystem::copy_file(directory / "one.safetensors", directory / "model.safetensors");
   CHECK(Checkpoint(directory.path()).file_names() == Files{"model.safetensors"});
   directory.write(kIndex, "{}");
-  CHECK(directory.error() == directory.path().string() +
-                                 ": both model.safetensors and model.safetensors.index.json are there, expected one of them");
+  CHECK(directory.error() ==
+        directory.path().string() +
+            ": both model.safetensors and model.safetensors.index.json are there, expected one of them");
   std::filesystem::remove(directory / kIndex);
   std::filesystem::remove(directory / "model.safetensors");
   std::filesystem::create_directory(directory / "model.safetensors");

@@ -39,7 +39,8 @@ TEST_CASE("without a file the defaults hold, and token ids are the model's") {
 }
 
 TEST_CASE("settings are read; neutral values and null change nothing") {
-  const GenerationConfig config = parse(R"({"do_sample": true, "temperature": 0.6, "top_k": 0, "top_p": 0.9, "max_new_tokens": 7,
+  const GenerationConfig config =
+      parse(R"({"do_sample": true, "temperature": 0.6, "top_k": 0, "top_p": 0.9, "max_new_tokens": 7,
       "max_length": 4096, "eos_token_id": [5, 6], "bos_token_id": 3, "pad_token_id": 4, "repetition_penalty": 1, "num_beams": 1,
       "min_p": null, "typical_p": 1.0, "_from_model_config": true, "transformers_version": "5", "use_cache": true})");
   CHECK(config.do_sample);
@@ -69,7 +70,8 @@ TEST_CASE("what would change the text, or is wrong, is an error that names the k
       {R"({"suppress_tokens": [1]})", "$.suppress_tokens: [1], expected null: nothing else is supported"},
       {R"({"min_p": 0.1})", "$.min_p: 0.1, expected 0.0: nothing else is supported"},
       {R"({"no_repeat_ngram_size": 3})", "$.no_repeat_ngram_size: 3, expected 0: nothing else is supported"},
-      {R"({"remove_invalid_values": true})", "$.remove_invalid_values: true, expected false: nothing else is supported"},
+      {R"({"remove_invalid_values": true})",
+       "$.remove_invalid_values: true, expected false: nothing else is supported"},
       {R"({"chat_format": "raw"})", "$.chat_format: \"raw\", but this key is not understood here"},
       {R"({"do_sample": 1})", "$.do_sample: 1, expected true, false or null"},
       {R"({"do_sample": true, "temperature": 0})", "$.temperature: 0, expected a number > 0 where do_sample is true"},

@@ -22,8 +22,9 @@ using Windows = std::vector<std::int64_t>;
 
 // A small config of the type, to which tests add keys.
 json small_config(const std::string& model_type) {
-  return {{"model_type", model_type}, {"vocab_size", 320},        {"hidden_size", 64},          {"intermediate_size", 128},
-          {"num_hidden_layers", 4},   {"num_attention_heads", 4}, {"num_key_value_heads", 2}, {"head_dim", 16}};
+  return {{"model_type", model_type}, {"vocab_size", 320},      {"hidden_size", 64},
+          {"intermediate_size", 128}, {"num_hidden_layers", 4}, {"num_attention_heads", 4},
+          {"num_key_value_heads", 2}, {"head_dim", 16}};
 }
 
 ModelConfig parse(const json& config) { return parse_model_config(config.dump(), "config.json"); }
@@ -39,8 +40,8 @@ std::string error_of(const json& config) {
 }
 
 TEST_CASE("both styles of each tiny model give the same config") {
-  const std::string name = GENERATE("llama", "llama_bf16", "llama_llama3rope", "llama_sharded", "llama_tied_mqa", "mistral",
-                                    "mistral_sliding", "qwen2", "qwen3");
+  const std::string name = GENERATE("llama", "llama_bf16", "llama_llama3rope", "llama_sharded", "llama_tied_mqa",
+                                    "mistral", "mistral_sliding", "qwen2", "qwen3");
   const std::filesystem::path directory = std::filesystem::path(MODELOPT_TEST_DATA) / "models" / name;
   const ModelConfig newer = read_model_config(directory);
   const ModelConfig older = parse_model_config(read_file(directory / "config_v4.json"), "config_v4.json");
@@ -88,10 +89,11 @@ TEST_CASE("the values of tiny models are the file's") {
 
 TEST_CASE("what a file leaves out takes the default of its type") {
   const auto [type, vocab, intermediate, kv_heads, head_dim, context, eos] =
-      GENERATE(table<std::string, int, int, int, int, int, std::vector<std::int64_t>>({{"llama", 32000, 11008, 32, 128, 2048, {2}},
-                                                                                       {"mistral", 32000, 14336, 8, 128, 131072, {2}},
-                                                                                       {"qwen2", 151936, 22016, 32, 128, 32768, {}},
-                                                                                       {"qwen3", 151936, 22016, 32, 128, 32768, {}}}));
+      GENERATE(table<std::string, int, int, int, int, int, std::vector<std::int64_t>>(
+          {{"llama", 32000, 11008, 32, 128, 2048, {2}},
+           {"mistral", 32000, 14336, 8, 128, 131072, {2}},
+           {"qwen2", 151936, 22016, 32, 128, 32768, {}},
+           {"qwen3", 151936, 22016, 32, 128, 32768, {}}}));
   const ModelConfig config = parse({{"model_type", type}});
   CHECK(config.vocab_size == vocab);
   CHECK(config.hidden_size == 4096);
@@ -136,7 +138,8 @@ TEST_CASE("biases follow the type") {
 
 TEST_CASE("end-of-sequence ids come as none, one or several") {
   CHECK(parse(with(small_config("llama"), {{"eos_token_id", 7}})).eos_token_ids == std::vector<std::int64_t>{7});
-  CHECK(parse(with(small_config("llama"), {{"eos_token_id", {7, 9}}})).eos_token_ids == std::vector<std::int64_t>{7, 9});
+  CHECK(parse(with(small_config("llama"), {{"eos_token_id", {7, 9}}})).eos_token_ids ==
+        std::vector<std::int64_t>{7, 9});
   CHECK(error_of(with(small_config("llama"), {{"eos_token_id", {7, 320}}})) ==
         "config.json: $.eos_token_id: [7,320], expected an integer from 0 to 319, an array of such, or null");
   CHECK(error_of(with(small_config("llama"), {{"bos_token_id", -1}})) ==
@@ -144,7 +147,8 @@ TEST_CASE("end-of-sequence ids come as none, one or several") {
 }
 
 TEST_CASE("sliding windows per layer") {
-  const json qwen = with(small_config("qwen2"), {{"use_sliding_window", true}, {"sliding_window", 100}, {"max_window_layers", 3}});
+  const json qwen =
+      with(small_config("qwen2"), {{"use_sliding_window", true}, {"sliding_window", 100}, {"max_window_layers", 3}});
   CHECK(parse(qwen).sliding_window == Windows{0, 0, 0, 100});
   CHECK(parse(with(qwen, {{"max_window_layers", 0}})).sliding_window == Windows{100, 100, 100, 100});
   CHECK(parse(with(qwen, {{"max_window_layers", 28}})).sliding_window == Windows{0, 0, 0, 0});
@@ -154,14 +158,17 @@ TEST_CASE("sliding windows per layer") {
   CHECK(parse(with(qwen, {{"layer_types", types}})).sliding_window == Windows{100, 0, 100, 0});
 
   CHECK(error_of(with(qwen, {{"layer_types", types}, {"use_sliding_window", false}})) ==
-        "config.json: $.layer_types: [\"sliding_attention\",\"full_attention\",\"sliding_attention\",\"f…, expected full_attention "
+        "config.json: $.layer_types: [\"sliding_attention\",\"full_attention\",\"sliding_attention\",\"f…, expected "
+        "full_attention "
         "alone, as there is no sliding window");
   CHECK(error_of(with(qwen, {{"layer_types", {"full_attention"}}})) ==
         "config.json: $.layer_types: [\"full_attention\"], expected num_hidden_layers entries, 4");
   CHECK(error_of(with(qwen, {{"layer_types", {"full_attention", "x", "x", "x"}}})) ==
-        "config.json: $.layer_types: [\"full_attention\",\"x\",\"x\",\"x\"], expected full_attention or sliding_attention in each entry");
+        "config.json: $.layer_types: [\"full_attention\",\"x\",\"x\",\"x\"], expected full_attention or "
+        "sliding_attention in each entry");
   CHECK(error_of(with(small_config("mistral"), {{"num_hidden_layers", 1}, {"layer_types", {"full_attention"}}})) ==
-        "config.json: $.layer_types: [\"full_attention\"], expected sliding_attention alone, as sliding_window holds for all layers");
+        "config.json: $.layer_types: [\"full_attention\"], expected sliding_attention alone, as sliding_window holds "
+        "for all layers");
   CHECK(error_of(with(small_config("llama"), {{"sliding_window", 8}})) ==
         "config.json: $.sliding_window: 8, expected null for model_type llama");
   CHECK(error_of(with(small_config("mistral"), {{"sliding_window", 0}})) ==
@@ -170,8 +177,9 @@ TEST_CASE("sliding windows per layer") {
 
 TEST_CASE("rope: types and their parameters, in both styles") {
   const auto rope_of = [](const json& keys) { return parse(with(small_config("llama"), keys)).rope; };
-  const json yarn = {{"rope_type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 1024}, {"beta_fast", 16},
-                     {"beta_slow", 2}, {"attention_factor", nullptr}, {"mscale", 0.7}, {"mscale_all_dim", 0.9}, {"truncate", false}};
+  const json yarn = {{"rope_type", "yarn"}, {"factor", 4},           {"original_max_position_embeddings", 1024},
+                     {"beta_fast", 16},     {"beta_slow", 2},        {"attention_factor", nullptr},
+                     {"mscale", 0.7},       {"mscale_all_dim", 0.9}, {"truncate", false}};
   RopeConfig expected;
   expected.type = RopeType::kYarn;
   expected.theta = 1e6;
@@ -186,12 +194,14 @@ TEST_CASE("rope: types and their parameters, in both styles") {
   CHECK(rope_of({{"rope_parameters", with(yarn, {{"rope_theta", 1e6}})}}) == expected);
   CHECK(rope_of({{"rope_theta", 1e6}, {"rope_parameters", with(yarn, {{"rope_theta", 1e6}})}}) == expected);
 
-  const RopeConfig bare = rope_of({{"max_position_embeddings", 999}, {"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}}});
+  const RopeConfig bare =
+      rope_of({{"max_position_embeddings", 999}, {"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}}});
   CHECK(bare.type == RopeType::kYarn);
   CHECK(bare.original_max_position_embeddings == 999);
   CHECK_FALSE(bare.attention_factor.has_value());
 
-  const RopeConfig dynamic = rope_of({{"max_position_embeddings", 999}, {"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}});
+  const RopeConfig dynamic =
+      rope_of({{"max_position_embeddings", 999}, {"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}});
   CHECK(dynamic.type == RopeType::kDynamic);
   CHECK(dynamic.factor == 2);
   CHECK(dynamic.original_max_position_embeddings == 999);
@@ -213,8 +223,10 @@ TEST_CASE("rope that is not understood is an error that names the key") {
       {{{"rope_scaling", {{"type", "longrope"}, {"factor", 2}}}},
        R"($.rope_scaling.type: "longrope", expected default, linear, dynamic, llama3 or yarn)"},
       {{{"rope_parameters", {{"rope_type", "linear"}}}}, "$.rope_parameters.factor: missing"},
-      {{{"rope_parameters", {{"rope_type", "linear"}, {"factor", 0.5}}}}, "$.rope_parameters.factor: 0.5, expected a number >= 1"},
-      {{{"rope_parameters", {{"rope_type", "linear"}, {"factor", "2"}}}}, "$.rope_parameters.factor: \"2\", expected a number >= 1"},
+      {{{"rope_parameters", {{"rope_type", "linear"}, {"factor", 0.5}}}},
+       "$.rope_parameters.factor: 0.5, expected a number >= 1"},
+      {{{"rope_parameters", {{"rope_type", "linear"}, {"factor", "2"}}}},
+       "$.rope_parameters.factor: \"2\", expected a number >= 1"},
       {{{"rope_parameters", {{"rope_type", "linear"}, {"factor", 2}, {"beta_fast", 1}}}},
        "$.rope_parameters.beta_fast: 1, but this key is not understood here"},
       {{{"rope_scaling", {{"factor", 2.0}}}}, "$.rope_scaling.factor: 2.0, but this key is not understood here"},
@@ -228,9 +240,14 @@ TEST_CASE("rope that is not understood is an error that names the key") {
       {{{"rope_theta", true}}, "$.rope_theta: true, expected a number > 0 or null"},
       {{{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}},
        R"($.rope_parameters.full_attention: {"rope_type":"default"}, expected one rope for all layers (a rope per layer type is not supported))"},
-      {{{"rope_parameters", {{"rope_type", "llama3"}, {"factor", 8}}}}, "$.rope_parameters.original_max_position_embeddings: missing"},
+      {{{"rope_parameters", {{"rope_type", "llama3"}, {"factor", 8}}}},
+       "$.rope_parameters.original_max_position_embeddings: missing"},
       {{{"rope_scaling",
-         {{"rope_type", "llama3"}, {"factor", 8}, {"original_max_position_embeddings", 64}, {"low_freq_factor", 4}, {"high_freq_factor", 4}}}},
+         {{"rope_type", "llama3"},
+          {"factor", 8},
+          {"original_max_position_embeddings", 64},
+          {"low_freq_factor", 4},
+          {"high_freq_factor", 4}}}},
        "$.rope_scaling.high_freq_factor: 4, expected more than low_freq_factor, 4"},
       {{{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 8}, {"beta_fast", 1}, {"beta_slow", 2}}}},
        "$.rope_scaling.beta_fast: 1, expected at least beta_slow, 2"},
@@ -257,18 +274,23 @@ TEST_CASE("keys that are not understood, wrong types and contradictions are erro
   const auto [keys, message] = GENERATE(values<Case>({
       {{{"model_type", "gpt2"}}, R"($.model_type: "gpt2", expected llama, mistral, qwen2 or qwen3)"},
       {{{"model_type", 3}}, "$.model_type: 3, expected a string"},
-      {{{"architectures", {"LlamaModel"}}}, R"($.architectures: ["LlamaModel"], expected ["LlamaForCausalLM"] for model_type llama)"},
-      {{{"architectures", "LlamaForCausalLM"}}, R"($.architectures: "LlamaForCausalLM", expected an array of strings or null)"},
+      {{{"architectures", {"LlamaModel"}}},
+       R"($.architectures: ["LlamaModel"], expected ["LlamaForCausalLM"] for model_type llama)"},
+      {{{"architectures", "LlamaForCausalLM"}},
+       R"($.architectures: "LlamaForCausalLM", expected an array of strings or null)"},
       {{{"attention_softcap", 30.0}}, "$.attention_softcap: 30.0, but this key is not understood here"},
-      {{{"quantization_config", {{"bits", 4}}}}, R"($.quantization_config: {"bits":4}, expected null: nothing else is supported)"},
-      {{{"auto_map", {{"AutoModel", "x"}}}}, R"($.auto_map: {"AutoModel":"x"}, expected null: nothing else is supported)"},
+      {{{"quantization_config", {{"bits", 4}}}},
+       R"($.quantization_config: {"bits":4}, expected null: nothing else is supported)"},
+      {{{"auto_map", {{"AutoModel", "x"}}}},
+       R"($.auto_map: {"AutoModel":"x"}, expected null: nothing else is supported)"},
       {{{"hidden_act", "gelu"}}, R"($.hidden_act: "gelu", expected "silu": nothing else is supported)"},
       {{{"pretraining_tp", 2}}, "$.pretraining_tp: 2, expected 1: nothing else is supported"},
       {{{"hidden_size", "64"}}, R"($.hidden_size: "64", expected an integer from 1 to 268435456)"},
       {{{"hidden_size", 64.0}}, "$.hidden_size: 64.0, expected an integer from 1 to 268435456"},
       {{{"hidden_size", true}}, "$.hidden_size: true, expected an integer from 1 to 268435456"},
       {{{"hidden_size", 0}}, "$.hidden_size: 0, expected an integer from 1 to 268435456"},
-      {{{"vocab_size", 18446744073709551615ULL}}, "$.vocab_size: 18446744073709551615, expected an integer from 1 to 268435456"},
+      {{{"vocab_size", 18446744073709551615ULL}},
+       "$.vocab_size: 18446744073709551615, expected an integer from 1 to 268435456"},
       {{{"num_hidden_layers", 100000}}, "$.num_hidden_layers: 100000, expected an integer from 1 to 10000"},
       {{{"tie_word_embeddings", 1}}, "$.tie_word_embeddings: 1, expected true or false"},
       {{{"rms_norm_eps", 0}}, "$.rms_norm_eps: 0, expected a number > 0"},
@@ -280,16 +302,20 @@ TEST_CASE("keys that are not understood, wrong types and contradictions are erro
       {{{"head_dim", 268435456}}, "$.head_dim: 268435456 in 4 heads, expected a product of at most 268435456"},
       {{{"dtype", "float64"}}, R"($.dtype: "float64", expected float32, float16 or bfloat16)"},
       {{{"torch_dtype", 16}}, "$.torch_dtype: 16, expected a string or null"},
-      {{{"dtype", "float16"}, {"torch_dtype", "float32"}}, R"($.torch_dtype: "float32", expected "float16", as dtype says)"},
+      {{{"dtype", "float16"}, {"torch_dtype", "float32"}},
+       R"($.torch_dtype: "float32", expected "float16", as dtype says)"},
   }));
   CHECK(error_of(with(small_config("llama"), keys)) == "config.json: " + message);
 }
 
 TEST_CASE("a config that is no object or lies outside is refused") {
-  CHECK(data_error({}, [] { static_cast<void>(parse_model_config("[]", "c.json")); }) == "c.json: $: [], expected an object");
-  CHECK(data_error({}, [] { static_cast<void>(parse_model_config("{}", "c.json")); }) == "c.json: $.model_type: missing");
-  CHECK(data_error({}, [] { static_cast<void>(parse_model_config(R"({"model_type": "llama", "model_type": "llama"})", "c.json")); }) ==
-        "c.json: $.model_type: the key occurs twice");
+  CHECK(data_error({}, [] { static_cast<void>(parse_model_config("[]", "c.json")); }) ==
+        "c.json: $: [], expected an object");
+  CHECK(data_error({}, [] { static_cast<void>(parse_model_config("{}", "c.json")); }) ==
+        "c.json: $.model_type: missing");
+  CHECK(data_error({}, [] {
+          static_cast<void>(parse_model_config(R"({"model_type": "llama", "model_type": "llama"})", "c.json"));
+        }) == "c.json: $.model_type: the key occurs twice");
   const test::TemporaryDirectory directory, elsewhere;
   CHECK(data_error(directory.path(), [&] { static_cast<void>(read_model_config(directory.path())); }) ==
         "config.json: there is no such file");
@@ -300,8 +326,13 @@ TEST_CASE("a config that is no object or lies outside is refused") {
 }
 
 TEST_CASE("keys that change nothing are tolerated") {
-  const json keys = {{"sparse_attention_config", {{"x", 1}}}, {"use_cache", false}, {"attention_dropout", 0.1}, {"_name_or_path", "x"},
-                     {"transformers.js_config", json::object()}, {"is_llama_config", true}, {"quantization_config", nullptr}};
+  const json keys = {{"sparse_attention_config", {{"x", 1}}},
+                     {"use_cache", false},
+                     {"attention_dropout", 0.1},
+                     {"_name_or_path", "x"},
+                     {"transformers.js_config", json::object()},
+                     {"is_llama_config", true},
+                     {"quantization_config", nullptr}};
   CHECK(parse(with(small_config("llama"), keys)) == parse(small_config("llama")));
 }
 

@@ -61,8 +61,8 @@ double max_difference(const at::Tensor& a, const at::Tensor& b) {
 }
 
 TEST_CASE("the golden logits and hidden states of every tiny model, in both styles of config.json") {
-  const std::string name = GENERATE("llama", "llama_bf16", "llama_llama3rope", "llama_sharded", "llama_tied_mqa", "mistral",
-                                    "mistral_sliding", "qwen2", "qwen3");
+  const std::string name = GENERATE("llama", "llama_bf16", "llama_llama3rope", "llama_sharded", "llama_tied_mqa",
+                                    "mistral", "mistral_sliding", "qwen2", "qwen3");
   const std::string config_name = GENERATE("config.json", "config_v4.json");
   INFO(name << " with " << config_name);
   const TemporaryDirectory directory;
@@ -133,20 +133,26 @@ TEST_CASE("progress counts every byte of the file") {
 
 TEST_CASE("weights that do not fit config.json are named") {
   const std::string prefix = "the weights do not fit config.json: ";
-  CHECK(load_error("llama", [](Tensors& t) { t.erase("model.norm.weight"); }) == prefix + "missing tensors: model.norm.weight");
+  CHECK(load_error("llama", [](Tensors& t) { t.erase("model.norm.weight"); }) ==
+        prefix + "missing tensors: model.norm.weight");
   CHECK(load_error("llama", [](Tensors& t) { t["model.layers.2.mlp.up_proj.weight"] = at::ones({1}); }) ==
         prefix + "unexpected tensors: model.layers.2.mlp.up_proj.weight");
   CHECK(load_error("llama", [](Tensors& t) { t["model.norm.weight"] = at::ones({63}); }) ==
         prefix + "model.norm.weight has shape [63], expected [64]");
   CHECK(load_error("llama", [](Tensors& t) { t["model.norm.weight"] = at::ones({64}, at::kLong); }) ==
         prefix + "model.norm.weight has dtype I64, expected F32, F16 or BF16");
+  CHECK(load_error("llama",
+                   [](Tensors& t) {
+                     t["lm_head.bias"] = at::ones({320});
+                     t["model.norm.weight"] = at::ones({1, 64});
+                     t.erase("model.embed_tokens.weight");
+                   }) ==
+        prefix +
+            "missing tensors: model.embed_tokens.weight; unexpected tensors: lm_head.bias; model.norm.weight has shape "
+            "[1, 64], expected [64]");
   CHECK(load_error("llama", [](Tensors& t) {
-          t["lm_head.bias"] = at::ones({320});
-          t["model.norm.weight"] = at::ones({1, 64});
-          t.erase("model.embed_tokens.weight");
-        }) == prefix + "missing tensors: model.embed_tokens.weight; unexpected tensors: lm_head.bias; model.norm.weight has shape "
-                       "[1, 64], expected [64]");
-  CHECK(load_error("llama", [](Tensors& t) { t = {{"x", at::ones({1})}}; }).ends_with(" and 13 more; unexpected tensors: x"));
+          t = {{"x", at::ones({1})}};
+        }).ends_with(" and 13 more; unexpected tensors: x"));
 }
 
 TEST_CASE("a tied head may be stored if it is the embedding") {
@@ -159,7 +165,8 @@ TEST_CASE("a tied head may be stored if it is the embedding") {
 }
 
 TEST_CASE("frequencies that old files carry are left aside") {
-  CHECK(load_error("llama", [](Tensors& t) { t["model.layers.0.self_attn.rotary_emb.inv_freq"] = at::ones({8}); }) == "no error");
+  CHECK(load_error("llama", [](Tensors& t) { t["model.layers.0.self_attn.rotary_emb.inv_freq"] = at::ones({8}); }) ==
+        "no error");
 }
 
 TEST_CASE("options that cannot be met are refused") {

@@ -34,13 +34,13 @@ struct BadFile {
 
 TEST_CASE("a safetensors file is read: values, shapes, dtypes, metadata") {
   const TemporaryDirectory directory;
-  const std::string header =
-      R"({"b": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},)"
-      R"( "__metadata__": {"format": "pt", "note": "x"},)"
-      R"( "a": {"dtype": "I64", "shape": [], "data_offsets": [16, 24]},)"
-      R"( "empty": {"dtype": "F16", "shape": [3, 0], "data_offsets": [24, 24]}}   )";
+  const std::string header = R"({"b": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},)"
+                             R"( "__metadata__": {"format": "pt", "note": "x"},)"
+                             R"( "a": {"dtype": "I64", "shape": [], "data_offsets": [16, 24]},)"
+                             R"( "empty": {"dtype": "F16", "shape": [3, 0], "data_offsets": [24, 24]}}   )";
   const std::int64_t scalar = -7;
-  const std::string data = bytes_of({1, 2, 3, 4.5}) + std::string(reinterpret_cast<const char*>(&scalar), sizeof scalar);
+  const std::string data =
+      bytes_of({1, 2, 3, 4.5}) + std::string(reinterpret_cast<const char*>(&scalar), sizeof scalar);
   const SafetensorsFile file(directory.write("t.safetensors", safetensors_bytes(header, data)));
 
   CHECK(file.tensors().size() == 3);
@@ -57,7 +57,8 @@ TEST_CASE("tensors share the mapping, outlive the file object, and cannot change
   const TemporaryDirectory directory;
   const std::string header = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}} )";
   static_assert(sizeof(float) == 4);
-  const std::string content = safetensors_bytes(header + std::string((8 - header.size() % 8) % 8, ' '), bytes_of({1, 2}));
+  const std::string content =
+      safetensors_bytes(header + std::string((8 - header.size() % 8) % 8, ' '), bytes_of({1, 2}));
   const auto path = directory.write("t.safetensors", content);
   at::Tensor first, second;
   {
@@ -73,7 +74,8 @@ TEST_CASE("tensors share the mapping, outlive the file object, and cannot change
 
 TEST_CASE("data that is not aligned to its dtype is read") {
   const TemporaryDirectory directory;
-  const std::string header = R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}})";
+  const std::string header =
+      R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}})";
   const SafetensorsFile file(directory.write("t.safetensors", safetensors_bytes(header, "x" + bytes_of({3, 4}))));
   CHECK(at::equal(file.tensor("b"), at::tensor({3.0F, 4.0F})));
   CHECK(file.tensor("a")[0].item().toLong() == 'x');
@@ -85,10 +87,19 @@ TEST_CASE("a file without tensors is valid") {
 }
 
 TEST_CASE("every dtype that can be loaded has torch's type") {
-  const auto [name, type, size] = GENERATE(table<const char*, at::ScalarType, int>(
-      {{"BOOL", at::kBool, 1}, {"U8", at::kByte, 1}, {"I8", at::kChar, 1}, {"U16", at::kUInt16, 2}, {"I16", at::kShort, 2},
-       {"F16", at::kHalf, 2}, {"BF16", at::kBFloat16, 2}, {"U32", at::kUInt32, 4}, {"I32", at::kInt, 4}, {"F32", at::kFloat, 4},
-       {"U64", at::kUInt64, 8}, {"I64", at::kLong, 8}, {"F64", at::kDouble, 8}}));
+  const auto [name, type, size] = GENERATE(table<const char*, at::ScalarType, int>({{"BOOL", at::kBool, 1},
+                                                                                    {"U8", at::kByte, 1},
+                                                                                    {"I8", at::kChar, 1},
+                                                                                    {"U16", at::kUInt16, 2},
+                                                                                    {"I16", at::kShort, 2},
+                                                                                    {"F16", at::kHalf, 2},
+                                                                                    {"BF16", at::kBFloat16, 2},
+                                                                                    {"U32", at::kUInt32, 4},
+                                                                                    {"I32", at::kInt, 4},
+                                                                                    {"F32", at::kFloat, 4},
+                                                                                    {"U64", at::kUInt64, 8},
+                                                                                    {"I64", at::kLong, 8},
+                                                                                    {"F64", at::kDouble, 8}}));
   const TemporaryDirectory directory;
   const std::string header = str(R"({"a":{"dtype":")", name, R"(","shape":[3],"data_offsets":[0,)", 3 * size, "]}}");
   const SafetensorsFile file(directory.write("t.safetensors", safetensors_bytes(header, std::string(3 * size, '\0'))));
@@ -97,11 +108,13 @@ TEST_CASE("every dtype that can be loaded has torch's type") {
 
 TEST_CASE("a dtype of the format that torch code here does not take opens, and is an error when loaded") {
   const TemporaryDirectory directory;
-  const std::string header = R"({"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"F4","shape":[4],"data_offsets":[2,4]}})";
+  const std::string header =
+      R"({"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"F4","shape":[4],"data_offsets":[2,4]}})";
   const SafetensorsFile file(directory.write("t.safetensors", safetensors_bytes(header, "abcd")));
   CHECK(data_error(directory.path(), [&] { static_cast<void>(file.tensor("a")); }) ==
         "t.safetensors: tensor \"a\" has dtype F8_E4M3, which cannot be loaded");
-  CHECK(data_error(directory.path(), [&] { static_cast<void>(file.tensor("c")); }) == "t.safetensors: there is no tensor \"c\"");
+  CHECK(data_error(directory.path(), [&] { static_cast<void>(file.tensor("c")); }) ==
+        "t.safetensors: there is no tensor \"c\"");
 }
 
 TEST_CASE("each rule of the header is checked") {
@@ -110,21 +123,25 @@ TEST_CASE("each rule of the header is checked") {
       {R"( {})", 0, "t.safetensors: header: does not begin with {"},
       {"", 0, "t.safetensors: header: does not begin with {"},
       {"{\"\xff\": 1}", 0,
-       "t.safetensors: header: line 1, column 3: in $: syntax error while parsing object key - invalid string: ill-formed UTF-8 "
+       "t.safetensors: header: line 1, column 3: in $: syntax error while parsing object key - invalid string: "
+       "ill-formed UTF-8 "
        "byte; expected string literal"},
       {R"({"a":)", 0,
-       "t.safetensors: header: line 1, column 6: in $.a: syntax error while parsing value - unexpected end of input; expected '[', "
+       "t.safetensors: header: line 1, column 6: in $.a: syntax error while parsing value - unexpected end of input; "
+       "expected '[', "
        "'{', or a literal"},
-      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1,
-       "t.safetensors: header: $.a: the key occurs twice"},
-      {R"({"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1, "t.safetensors: header: $.a.dtype: the key occurs twice"},
+      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+       1, "t.safetensors: header: $.a: the key occurs twice"},
+      {R"({"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1,
+       "t.safetensors: header: $.a.dtype: the key occurs twice"},
       {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"c":0}})", 1,
        "t.safetensors: header: $.a.c: 0, but this key is not understood here"},
       {R"({"a":7})", 0, "t.safetensors: header: $.a: 7, expected an object"},
       {R"({"a":{"shape":[1],"data_offsets":[0,1]}})", 1, "t.safetensors: header: $.a.dtype: missing"},
       {R"({"a":{"dtype":"U8","data_offsets":[0,1]}})", 1, "t.safetensors: header: $.a.shape: missing"},
       {R"({"a":{"dtype":"U8","shape":[1]}})", 1, "t.safetensors: header: $.a.data_offsets: missing"},
-      {R"({"a":{"dtype":8,"shape":[1],"data_offsets":[0,1]}})", 1, "t.safetensors: header: $.a.dtype: 8, expected a string"},
+      {R"({"a":{"dtype":8,"shape":[1],"data_offsets":[0,1]}})", 1,
+       "t.safetensors: header: $.a.dtype: 8, expected a string"},
       {R"({"a":{"dtype":"f32","shape":[1],"data_offsets":[0,4]}})", 4,
        "t.safetensors: header: $.a.dtype: \"f32\", expected a dtype of the safetensors format"},
       {R"({"a":{"dtype":"U8","shape":1,"data_offsets":[0,1]}})", 1,
@@ -157,14 +174,15 @@ TEST_CASE("each rule of the header is checked") {
        "t.safetensors: header: $.a.data_offsets: [0,2], expected begin <= end <= 1, the size of the data"},
       {R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,20]}})", 20,
        "t.safetensors: header: $.a.data_offsets: [0,20], expected 24 bytes for dtype F32 and shape [2,3]"},
-      {R"({"__metadata__":{"n":1}})", 0, "t.safetensors: header: $.__metadata__: {\"n\":1}, expected an object of strings"},
+      {R"({"__metadata__":{"n":1}})", 0,
+       "t.safetensors: header: $.__metadata__: {\"n\":1}, expected an object of strings"},
       {R"({"__metadata__":"x"})", 0, "t.safetensors: header: $.__metadata__: \"x\", expected an object of strings"},
-      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})", 3,
-       "t.safetensors: \"b\" begins at byte 1 of the data, expected 2: tensors overlap"},
-      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})", 2,
-       "t.safetensors: \"b\" begins at byte 0 of the data, expected 2: tensors overlap"},
-      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})", 3,
-       "t.safetensors: bytes 1 to 2 of the data belong to no tensor, expected no hole before \"b\""},
+      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
+       3, "t.safetensors: \"b\" begins at byte 1 of the data, expected 2: tensors overlap"},
+      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})",
+       2, "t.safetensors: \"b\" begins at byte 0 of the data, expected 2: tensors overlap"},
+      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
+       3, "t.safetensors: bytes 1 to 2 of the data belong to no tensor, expected no hole before \"b\""},
       {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})", 2,
        "t.safetensors: bytes 0 to 1 of the data belong to no tensor, expected no hole before \"a\""},
       {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 2,
@@ -179,13 +197,15 @@ TEST_CASE("each rule of the header is checked") {
 TEST_CASE("the length of the header is checked before it is read") {
   const TemporaryDirectory directory;
   const auto error_of = [&](std::uint64_t length, std::string_view rest) {
-    const auto path = directory.write("t.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + std::string(rest));
+    const auto path =
+        directory.write("t.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + std::string(rest));
     return data_error(directory.path(), [&] { SafetensorsFile{path}; });
   };
   CHECK(error_of(3, "{}") == "t.safetensors: header: length 3, but only 2 bytes follow");
   CHECK(error_of(100'000'000, "{}") == "t.safetensors: header: length 100000000, but only 2 bytes follow");
   CHECK(error_of(100'000'001, "{}") == "t.safetensors: header: length 100000001, expected at most 100000000");
-  CHECK(error_of(~std::uint64_t{0}, "{}") == "t.safetensors: header: length 18446744073709551615, expected at most 100000000");
+  CHECK(error_of(~std::uint64_t{0}, "{}") ==
+        "t.safetensors: header: length 18446744073709551615, expected at most 100000000");
   CHECK(data_error(directory.path(), [&] { SafetensorsFile{directory.write("s.safetensors", "1234567")}; }) ==
         "s.safetensors: 7 bytes, expected at least 8");
   CHECK(data_error(directory.path(), [&] { SafetensorsFile{directory / "none.safetensors"}; }) ==

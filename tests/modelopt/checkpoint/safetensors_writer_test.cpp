@@ -19,10 +19,8 @@ using test::TemporaryDirectory;
 TEST_CASE("what is written is read back: strides, scalars, empty tensors, odd sizes") {
   const TemporaryDirectory directory;
   const std::map<std::string, at::Tensor> tensors{
-      {"bytes", at::arange(3, at::kByte)},
-      {"transposed", at::arange(6, at::kFloat).view({2, 3}).t()},
-      {"half", at::arange(5, at::kHalf)},
-      {"scalar", at::tensor(2.5, at::kDouble)},
+      {"bytes", at::arange(3, at::kByte)},         {"transposed", at::arange(6, at::kFloat).view({2, 3}).t()},
+      {"half", at::arange(5, at::kHalf)},          {"scalar", at::tensor(2.5, at::kDouble)},
       {"empty", at::empty({0, 4}, at::kBFloat16)},
   };
   write_safetensors(directory / "t.safetensors", tensors, {{"format", "pt"}});

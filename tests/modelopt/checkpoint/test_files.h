@@ -52,7 +52,8 @@ std::string data_error(const std::filesystem::path& directory, Call&& call) {
   } catch (const DataError& error) {
     std::string message = error.what();
     const std::string prefix = directory.string() + "/";
-    while (!directory.empty() && message.find(prefix) != std::string::npos) message.erase(message.find(prefix), prefix.size());
+    while (!directory.empty() && message.find(prefix) != std::string::npos)
+      message.erase(message.find(prefix), prefix.size());
     return message;
   }
   return "no error";

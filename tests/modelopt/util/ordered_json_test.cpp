@@ -13,7 +13,8 @@ using Catch::Matchers::Message;
 using nlohmann::ordered_json;
 
 TEST_CASE("members keep the order of the text") {
-  const ordered_json value = parse_ordered_json(R"({"z": 1, "a": [true, null, "x"], "m": {"b": -2, "a": 1.5}})", "t.json");
+  const ordered_json value =
+      parse_ordered_json(R"({"z": 1, "a": [true, null, "x"], "m": {"b": -2, "a": 1.5}})", "t.json");
   CHECK(value.dump() == R"({"z":1,"a":[true,null,"x"],"m":{"b":-2,"a":1.5}})");
   CHECK(value["z"].is_number_unsigned());
   CHECK(value["m"]["b"].is_number_integer());
@@ -37,22 +38,24 @@ TEST_CASE("a duplicate key is an error that names its path") {
 TEST_CASE("duplicates can be collected: the first value stays, and nested ones are found in dropped values too") {
   std::vector<std::string> duplicates;
   const ordered_json value = parse_ordered_json(
-      R"({"a": {"x": 1, "x": 2}, "b": 1, "a": {"y": 1, "y": {"z": 0, "z": 1}}, "a": 7, "c": [{"k": 0, "k": 1}]})", "t.json",
-      duplicates);
+      R"({"a": {"x": 1, "x": 2}, "b": 1, "a": {"y": 1, "y": {"z": 0, "z": 1}}, "a": 7, "c": [{"k": 0, "k": 1}]})",
+      "t.json", duplicates);
   CHECK(value.dump() == R"({"a":{"x":1},"b":1,"c":[{"k":0}]})");
   CHECK(duplicates == std::vector<std::string>{"$.a.x", "$.a", "$.a.y", "$.a.y.z", "$.a", "$.c[0].k"});
 }
 
 TEST_CASE("a syntax error says where it is and what was expected") {
-  CHECK_THROWS_MATCHES(parse_ordered_json("{\"a\": 1,\n \"b\": [1, 2,, 3]}", "t.json"), DataError,
-                       Message("t.json: line 2, column 13: in $.b[2]: syntax error while parsing value - unexpected ','; "
-                               "expected '[', '{', or a literal"));
+  CHECK_THROWS_MATCHES(
+      parse_ordered_json("{\"a\": 1,\n \"b\": [1, 2,, 3]}", "t.json"), DataError,
+      Message("t.json: line 2, column 13: in $.b[2]: syntax error while parsing value - unexpected ','; "
+              "expected '[', '{', or a literal"));
   CHECK_THROWS_MATCHES(parse_ordered_json("{\"a\": 1} x", "t.json"), DataError,
                        Message("t.json: line 1, column 10: in $: syntax error while parsing value - invalid literal; "
                                "expected end of input"));
-  CHECK_THROWS_MATCHES(parse_ordered_json("", "t.json"), DataError,
-                       Message("t.json: line 1, column 1: in $: syntax error while parsing value - unexpected end of input; "
-                               "expected '[', '{', or a literal"));
+  CHECK_THROWS_MATCHES(
+      parse_ordered_json("", "t.json"), DataError,
+      Message("t.json: line 1, column 1: in $: syntax error while parsing value - unexpected end of input; "
+              "expected '[', '{', or a literal"));
   CHECK_THROWS_MATCHES(parse_ordered_json("{\"a\": \"\xff\"}", "t.json"), DataError,
                        Message("t.json: line 1, column 8: in $.a: syntax error while parsing value - invalid string: "
                                "ill-formed UTF-8 byte"));
