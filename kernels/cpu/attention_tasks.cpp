@@ -8,7 +8,7 @@ namespace modelopt::kernels::cpu {
 namespace {
 
 /// Blocks of lanes per task: the more, the more often a tile of K and V is used once it is converted.
-constexpr std::int64_t kBlocksPerTask = 4;
+constexpr std::int64_t kBlocksPerTask = 8;
 /// Tasks per thread to aim for where a problem is small.
 constexpr std::int64_t kTasksPerThread = 4;
 
