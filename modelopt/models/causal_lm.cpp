@@ -186,7 +186,8 @@ KVCache CausalLM::make_cache(std::int64_t num_slots, std::int64_t capacity) cons
 }
 
 void CausalLM::warn_beyond_context(std::int64_t longest) {
-  if (longest <= config_.max_position_embeddings || warned_beyond_context_.exchange(true)) return;
+  const bool stretches = config_.rope.type == RopeType::kDynamic;  // made for longer sequences
+  if (stretches || longest <= config_.max_position_embeddings || warned_beyond_context_.exchange(true)) return;
   log::warn(str("a sequence has ", longest, " tokens, more than the model's max_position_embeddings of ",
                 config_.max_position_embeddings, ": expect worse output"));
 }

@@ -87,7 +87,7 @@ class CausalLM : public torch::nn::Module {
 
   /// Throws InvalidArgument for ids out of the vocabulary, lengths that do not add up, and a cache that is too small; the
   /// cache is then unchanged. Positions beyond max_position_embeddings are computed as transformers does, with one
-  /// warning in the log per model. Does not disable gradients by itself.
+  /// warning in the log per model (none with RoPE `dynamic`). Does not disable gradients by itself.
   [[nodiscard]] ModelOutput forward(const ModelInput& input);
 
   /// Rows [n, hidden_size] of ModelOutput::hidden -> logits [n, vocab], in the model's dtype.
