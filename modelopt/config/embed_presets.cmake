@@ -8,7 +8,8 @@ foreach(file IN LISTS files)
   cmake_path(GET file STEM name)
   file(READ "${file}" text)
   # Qualified, so that a preset that the header does not declare is an error of the compiler.
-  string(APPEND definitions "const modelopt::presets::Preset modelopt::presets::${name}{\"${name}\", R\"json(${text})json\"};\n")
+  string(APPEND definitions "const modelopt::presets::Preset modelopt::presets::${name}{"
+    "\"${name}\", R\"json(${text})json\"};\n")
   list(APPEND names "${name}")
 endforeach()
 list(JOIN names ", " names)

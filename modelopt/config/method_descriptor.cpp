@@ -34,34 +34,39 @@ MethodDescriptor sparse_softmax() {
   return {
       .name = "sparse_softmax",
       .title = "N:M sparse softmax",
-      .description = "In prefill, each query attends to the N best-scored of every M consecutive keys, besides the first "
-                     "and the most recent ones. Decode stays dense.",
+      .description =
+          "In prefill, each query attends to the N best-scored of every M consecutive keys, besides the first "
+          "and the most recent ones. Decode stays dense.",
       .defaults = Config{},
       .aliases = {{.name = "triton_sparse_softmax", .backend = MethodBackend::kFused}},
       .backends = {MethodBackend::kFused, MethodBackend::kEager},
       .fields =
           {
-              field<&Config::sparsity_n>({.name = "sparsity_n",
-                                          .title = "Kept keys (N)",
-                                          .description = "Keys kept in each group of sparsity_m; 0 switches sparsity off.",
-                                          .maximum = 7,
-                                          .below = "sparsity_m"}),
-              field<&Config::sparsity_m>({.name = "sparsity_m",
-                                          .title = "Group size (M)",
-                                          .description = "Consecutive keys that form a group, counted from the sequence's first key.",
-                                          .minimum = 4,
-                                          .maximum = 8,
-                                          .choices = {4, 8}}),
-              field<&Config::num_sink_tokens>({.name = "num_sink_tokens",
-                                               .alias = "dense_sink_tokens",
-                                               .title = "Sink tokens",
-                                               .description = "First keys of each sequence that every query attends to.",
-                                               .maximum = kMaxTokens}),
-              field<&Config::dense_window_size>({.name = "dense_window_size",
-                                                 .alias = "dense_recent_tokens",
-                                                 .title = "Dense window",
-                                                 .description = "Most recent keys, the query's own among them, that it always attends to.",
-                                                 .maximum = kMaxTokens}),
+              field<&Config::sparsity_n>(
+                  {.name = "sparsity_n",
+                   .title = "Kept keys (N)",
+                   .description = "Keys kept in each group of sparsity_m; 0 switches sparsity off.",
+                   .maximum = 7,
+                   .below = "sparsity_m"}),
+              field<&Config::sparsity_m>(
+                  {.name = "sparsity_m",
+                   .title = "Group size (M)",
+                   .description = "Consecutive keys that form a group, counted from the sequence's first key.",
+                   .minimum = 4,
+                   .maximum = 8,
+                   .choices = {4, 8}}),
+              field<&Config::num_sink_tokens>(
+                  {.name = "num_sink_tokens",
+                   .alias = "dense_sink_tokens",
+                   .title = "Sink tokens",
+                   .description = "First keys of each sequence that every query attends to.",
+                   .maximum = kMaxTokens}),
+              field<&Config::dense_window_size>(
+                  {.name = "dense_window_size",
+                   .alias = "dense_recent_tokens",
+                   .title = "Dense window",
+                   .description = "Most recent keys, the query's own among them, that it always attends to.",
+                   .maximum = kMaxTokens}),
           },
       .get_backend = &Access<&Config::backend>::get,
       .set_backend = &Access<&Config::backend>::set,
@@ -72,7 +77,8 @@ bool contains(const std::vector<std::int64_t>& values, std::int64_t value) {
   return std::find(values.begin(), values.end(), value) != values.end();
 }
 
-std::optional<FieldProblem> check(const MethodDescriptor& descriptor, const FieldDescriptor& field, const MethodConfig& method) {
+std::optional<FieldProblem> check(const MethodDescriptor& descriptor, const FieldDescriptor& field,
+                                  const MethodConfig& method) {
   const std::int64_t value = field.get(method);
   std::int64_t maximum = field.maximum;
   std::string expectation = expected_values(field);
@@ -83,7 +89,8 @@ std::optional<FieldProblem> check(const MethodDescriptor& descriptor, const Fiel
     // a bound that is itself wrong is reported by itself
     if (contains(bound->choices, limit)) {
       maximum = limit - 1;
-      expectation = str("an integer from ", field.minimum, " to ", maximum, " (less than ", field.below, " = ", limit, ")");
+      expectation =
+          str("an integer from ", field.minimum, " to ", maximum, " (less than ", field.below, " = ", limit, ")");
     }
   }
   const bool is_choice = field.choices.empty() || contains(field.choices, value);

@@ -1,5 +1,6 @@
-// What a configuration may say about each method: names, parameters, ranges. Validation, JSON output, the JSON schema and
-// the reference table in docs/configuration.md are all derived from these descriptors; defaults are those of the structs.
+// What a configuration may say about each method: names, parameters, ranges. Validation, JSON output, the JSON schema
+// and the reference table in docs/configuration.md are all derived from these descriptors; defaults are those of the
+// structs.
 #pragma once
 
 #include <cstdint>
@@ -63,7 +64,8 @@ struct FieldProblem {
 /// All names and aliases, for messages: "sparse_softmax or triton_sparse_softmax".
 [[nodiscard]] std::string known_method_names();
 
-/// Why a method that others have does not exist here ("is not built yet …", "is not supported …"); nullopt for other names.
+/// Why a method that others have does not exist here ("is not built yet …", "is not supported …"); nullopt for other
+/// names.
 [[nodiscard]] std::optional<std::string> why_method_is_missing(std::string_view name);
 
 /// Parameters out of their ranges. Empty for every method that parse_config returns; for those made in C++.

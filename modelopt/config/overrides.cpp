@@ -28,8 +28,8 @@ Assignment parse_assignment(const std::string& text, std::string_view origin) {
   std::string target = text;
   if (!text.empty() && (text.front() == '\'' || text.front() == '"')) {
     const std::size_t close = text.find(text.front(), 1);
-    MODELOPT_CHECK(close != std::string::npos && close + 1 < text.size() && text[close + 1] == '.', ConfigError, origin, ": ",
-                   text, ": a quote without its end, expected 'PATTERN'.FIELD=VALUE");
+    MODELOPT_CHECK(close != std::string::npos && close + 1 < text.size() && text[close + 1] == '.', ConfigError, origin,
+                   ": ", text, ": a quote without its end, expected 'PATTERN'.FIELD=VALUE");
     assignment.pattern = text.substr(1, close - 1);
     target = text.substr(close + 2);
   }
@@ -76,8 +76,8 @@ void apply(ordered_json& sparse_cfg, const std::string& text, std::string_view o
   if (assignment.pattern) {
     std::vector<std::string> patterns;
     for (const auto& [key, value] : sparse_cfg.items()) patterns.push_back(key);
-    MODELOPT_CHECK(sparse_cfg.contains(*assignment.pattern), ConfigError, origin, ": ", text, ": no rule has the pattern ",
-                   *assignment.pattern, ", expected ", one_of(patterns));
+    MODELOPT_CHECK(sparse_cfg.contains(*assignment.pattern), ConfigError, origin, ": ", text,
+                   ": no rule has the pattern ", *assignment.pattern, ", expected ", one_of(patterns));
     set_field(sparse_cfg[*assignment.pattern], assignment);
     return;
   }

@@ -9,16 +9,19 @@
 
 namespace modelopt::config {
 
-/// Applies assignments, in their order, to the JSON of a valid configuration. The result is yet to be validated, so that
-/// no assignment can build what a file could not say.
+/// Applies assignments, in their order, to the JSON of a valid configuration. The result is yet to be validated, so
+/// that no assignment can build what a file could not say.
 ///
 ///   FIELD=VALUE              sets the field in every enabled rule
-///   PATTERN.FIELD=VALUE      sets it in the rule of this pattern (quotes around the pattern are taken off), or in `default`
+///   PATTERN.FIELD=VALUE      sets it in the rule of this pattern, or in `default`; the pattern may stand in quotes
 ///   calibration.FIELD=VALUE  sets it in the calibration block
 ///
-/// VALUE is JSON (`2`, `false`, `"fused"`); what does not parse as JSON is a string (`fused`). A field may be named by its
-/// alias and replaces the value under either name.
-/// Throws ConfigError, naming the assignment, if it has not this form, if no rule has the pattern, or if no rule is enabled.
-void apply_overrides(nlohmann::ordered_json& config, const std::vector<std::string>& assignments, std::string_view origin);
+/// VALUE is JSON (`2`, `false`, `"fused"`); what does not parse as JSON is a string (`fused`). A field may be named by
+/// its alias and replaces the value under either name.
+///
+/// Throws ConfigError, naming the assignment, if it has not this form, if no rule has the pattern, or if no rule is
+/// enabled.
+void apply_overrides(nlohmann::ordered_json& config, const std::vector<std::string>& assignments,
+                     std::string_view origin);
 
 }  // namespace modelopt::config

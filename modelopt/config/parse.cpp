@@ -120,9 +120,11 @@ class Reader {
     if (const auto method = json.find("method"); method != json.end()) {
       rule.method = read_method(path, json, *method);
     } else {
-      if (rule.enable) problem(json_path(path, "method"), "missing", str(known_method_names(), ", or \"enable\": false"));
+      if (rule.enable)
+        problem(json_path(path, "method"), "missing", str(known_method_names(), ", or \"enable\": false"));
       for (const auto& [key, value] : json.items()) {
-        if (!is_common_key(key)) unknown_key(json_path(path, key), value, "method, enable, or a method that takes this parameter");
+        if (!is_common_key(key))
+          unknown_key(json_path(path, key), value, "method, enable, or a method that takes this parameter");
       }
     }
     return rule;
@@ -130,7 +132,8 @@ class Reader {
 
   static bool is_common_key(std::string_view key) { return key == "method" || key == "enable" || key == "calibration"; }
 
-  std::optional<MethodConfig> read_method(std::string_view path, const ordered_json& json, const ordered_json& name_json) {
+  std::optional<MethodConfig> read_method(std::string_view path, const ordered_json& json,
+                                          const ordered_json& name_json) {
     const std::string name_path = json_path(path, "method");
     std::string name;
     if (!read_string(name_path, name_json, name)) return std::nullopt;
@@ -151,9 +154,10 @@ class Reader {
     for (const auto& [key, value] : json.items()) {
       if (is_common_key(key)) continue;
       const std::string key_path = json_path(path, key);
-      const auto field = std::find_if(descriptor.fields.begin(), descriptor.fields.end(), [&key = key](const auto& candidate) {
-        return candidate.name == key || (!candidate.alias.empty() && candidate.alias == key);
-      });
+      const auto field =
+          std::find_if(descriptor.fields.begin(), descriptor.fields.end(), [&key = key](const auto& candidate) {
+            return candidate.name == key || (!candidate.alias.empty() && candidate.alias == key);
+          });
       if (key == "backend") {
         read_backend(key_path, value, descriptor, method_name, method);
       } else if (field == descriptor.fields.end()) {
@@ -168,9 +172,11 @@ class Reader {
     return method;
   }
 
-  bool read_integer(std::string_view path, const ordered_json& value, const FieldDescriptor& field, MethodConfig& method) {
-    const bool fits = value.is_number_integer() &&
-                      !(value.is_number_unsigned() && value.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max());
+  bool read_integer(std::string_view path, const ordered_json& value, const FieldDescriptor& field,
+                    MethodConfig& method) {
+    const bool fits =
+        value.is_number_integer() &&
+        !(value.is_number_unsigned() && value.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max());
     if (fits) {
       field.set(method, value.get<std::int64_t>());
     } else {
@@ -185,7 +191,8 @@ class Reader {
       const auto field = std::find_if(descriptor.fields.begin(), descriptor.fields.end(),
                                       [&](const auto& candidate) { return candidate.name == found.field; });
       if (unread.contains(field->name) || unread.contains(field->below)) continue;
-      const std::string_view key = json.contains(field->name) || !json.contains(field->alias) ? field->name : field->alias;
+      const std::string_view key =
+          json.contains(field->name) || !json.contains(field->alias) ? field->name : field->alias;
       problem(json_path(path, key), str(found.value), found.expectation);
     }
   }
@@ -230,7 +237,8 @@ ordered_json to_json(const Rule& rule) {
   return json;
 }
 
-SparseAttentionConfig read_valid(const ordered_json& root, std::string_view origin, const std::vector<std::string>& duplicates) {
+SparseAttentionConfig read_valid(const ordered_json& root, std::string_view origin,
+                                 const std::vector<std::string>& duplicates) {
   Reader reader(origin);
   SparseAttentionConfig config = reader.read(root, duplicates);
   reader.finish();
@@ -239,7 +247,8 @@ SparseAttentionConfig read_valid(const ordered_json& root, std::string_view orig
 
 }  // namespace
 
-SparseAttentionConfig parse_config(std::string_view json, std::string_view origin, const std::vector<std::string>& overrides) {
+SparseAttentionConfig parse_config(std::string_view json, std::string_view origin,
+                                   const std::vector<std::string>& overrides) {
   std::vector<std::string> duplicates;
   ordered_json root;
   try {
@@ -266,7 +275,8 @@ SparseAttentionConfig load_config_file(const std::filesystem::path& path, const 
 }
 
 SparseAttentionConfig load_config(const std::string& name_or_file, const std::vector<std::string>& overrides) {
-  if (const presets::Preset* preset = presets::find(name_or_file)) return parse_config(preset->json, preset->name, overrides);
+  if (const presets::Preset* preset = presets::find(name_or_file))
+    return parse_config(preset->json, preset->name, overrides);
   MODELOPT_CHECK(std::filesystem::exists(name_or_file), ConfigError, "configuration ", name_or_file,
                  ": no such file or preset, expected a file or one of ", presets::names());
   return load_config_file(name_or_file, overrides);

@@ -24,12 +24,13 @@ namespace modelopt::config {
 [[nodiscard]] SparseAttentionConfig load_config_file(const std::filesystem::path& path,
                                                      const std::vector<std::string>& overrides = {});
 
-/// `name_or_file` is the name of a preset (presets.h), otherwise a file. Throws ConfigError, with the presets' names if it
-/// is neither.
+/// `name_or_file` is the name of a preset (presets.h), otherwise a file. Throws ConfigError, with the presets' names if
+/// it is neither.
 [[nodiscard]] SparseAttentionConfig load_config(const std::string& name_or_file,
                                                 const std::vector<std::string>& overrides = {});
 
-/// The canonical JSON form: every field written out, under its own name. parse_config of it gives an equal configuration.
+/// The canonical JSON form: every field written out, under its own name. parse_config of it gives an equal
+/// configuration.
 [[nodiscard]] nlohmann::ordered_json to_json(const SparseAttentionConfig& config);
 
 /// One rule's method as JSON: {"method": NAME, PARAMETERS…, "backend": …}.

@@ -33,7 +33,8 @@ bool is_in_set(std::string_view members, char c) {
   return found;
 }
 
-// Whether the pattern's element at `position`, which is no '*', matches c. `next` is where the following element begins.
+// Whether the pattern's element at `position`, which is no '*', matches c. `next` is where the following element
+// begins.
 bool matches_element(std::string_view pattern, std::size_t position, char c, std::size_t& next) {
   next = position + 1;
   if (pattern[position] == '?') return true;

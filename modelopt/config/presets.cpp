@@ -9,7 +9,8 @@ namespace modelopt::presets {
 config::SparseAttentionConfig Preset::config() const { return config::parse_config(json, name); }
 
 const Preset* find(std::string_view name) {
-  const auto found = std::find_if(all().begin(), all().end(), [&](const Preset& preset) { return preset.name == name; });
+  const auto found =
+      std::find_if(all().begin(), all().end(), [&](const Preset& preset) { return preset.name == name; });
   return found == all().end() ? nullptr : &*found;
 }
 

@@ -13,14 +13,17 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr std::string_view kSparseCfg =
-    "Rules by pattern: a shell-style pattern of module names (`*` matches dots too), or the name of a class. They apply to "
+    "Rules by pattern: a shell-style pattern of module names (`*` matches dots too), or the name of a class. They "
+    "apply to "
     "attention modules only, in the order of the file; a later match replaces an earlier one whole.";
 constexpr std::string_view kDefaultRule = "The rule of attention modules that no pattern matches; dense if absent.";
-constexpr std::string_view kCalibration = "Reserved: calibration comes with the skip-softmax methods, which are not built yet.";
+constexpr std::string_view kCalibration =
+    "Reserved: calibration comes with the skip-softmax methods, which are not built yet.";
 constexpr std::string_view kEnable = "false leaves the modules of this rule dense.";
 constexpr std::string_view kMethod = "The method, by its name or an alias.";
 constexpr std::string_view kBackend =
-    "fused (alias triton) runs in the attention operator; eager (alias pytorch) replaces the softmax of attention computed "
+    "fused (alias triton) runs in the attention operator; eager (alias pytorch) replaces the softmax of attention "
+    "computed "
     "with ATen operations: slow, for comparison.";
 constexpr std::string_view kName = "A name for reports.";
 constexpr std::string_view kDescription = "One sentence of purpose.";
@@ -100,19 +103,19 @@ ordered_json method_schema(const MethodDescriptor& method) {
                            {"default", to_string(method.get_backend(method.defaults))}};
   properties["enable"] = described("boolean", kEnable);
   properties["enable"]["default"] = true;
-  return {{"title", method.title},        {"description", method.description},
-          {"type", "object"},             {"properties", std::move(properties)},
-          {"required", {"method"}},       {"additionalProperties", false},
+  return {{"title", method.title},
+          {"description", method.description},
+          {"type", "object"},
+          {"properties", std::move(properties)},
+          {"required", {"method"}},
+          {"additionalProperties", false},
           {"allOf", method_conditions(method)}};
 }
 
 ordered_json dense_schema() {
-  return {{"title", "Dense"},
-          {"description", "No method: the modules of this rule stay dense."},
-          {"type", "object"},
-          {"properties", {{"enable", {{"const", false}, {"description", kEnable}}}}},
-          {"required", {"enable"}},
-          {"additionalProperties", false}};
+  return {{"title", "Dense"},       {"description", "No method: the modules of this rule stay dense."},
+          {"type", "object"},       {"properties", {{"enable", {{"const", false}, {"description", kEnable}}}}},
+          {"required", {"enable"}}, {"additionalProperties", false}};
 }
 
 // --- Markdown ----------------------------------------------------------------------------------------------
@@ -149,7 +152,8 @@ std::string method_markdown(const MethodDescriptor& method) {
   }
   std::vector<std::string> backends;
   for (const MethodBackend backend : method.backends) backends.push_back(code(to_string(backend)));
-  text += row({code("backend"), "", one_of(backends), code(to_string(method.get_backend(method.defaults))), std::string(kBackend)});
+  text += row({code("backend"), "", one_of(backends), code(to_string(method.get_backend(method.defaults))),
+               std::string(kBackend)});
   return text;
 }
 

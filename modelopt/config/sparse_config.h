@@ -12,8 +12,8 @@
 
 namespace modelopt::config {
 
-/// How a method runs: `eager` replaces the softmax of an attention computed with ATen operations, `fused` sets parameters
-/// of the attention operator. Upstream's names `pytorch` and `triton` are aliases of the two.
+/// How a method runs: `eager` replaces the softmax of an attention computed with ATen operations, `fused` sets
+/// parameters of the attention operator. Upstream's names `pytorch` and `triton` are aliases of the two.
 enum class MethodBackend { kEager, kFused };
 
 [[nodiscard]] constexpr std::string_view to_string(MethodBackend backend) {

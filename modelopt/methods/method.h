@@ -24,8 +24,8 @@ class SparseAttentionMethod {
   [[nodiscard]] virtual std::string_view name() const = 0;
   [[nodiscard]] virtual int version() const = 0;
 
-  /// Validates the parameters for a module with these traits. Throws ConfigError for parameters out of their domain or of
-  /// another method, Unsupported if the method cannot be active on such a module.
+  /// Validates the parameters for a module with these traits. Throws ConfigError for parameters out of their domain or
+  /// of another method, Unsupported if the method cannot be active on such a module.
   [[nodiscard]] virtual BoundMethod bind(const config::MethodConfig& parameters,
                                          const attention::AttentionModuleTraits& module) const = 0;
 };

@@ -46,7 +46,8 @@ at::Tensor keep_n_of_m(const at::Tensor& scores, std::int64_t n, std::int64_t m)
   return at::stack(candidate, -1).flatten(-2).narrow(-1, 0, keys);
 }
 
-attention::EagerSoftmax nm_softmax(const attention::EagerScores& scores, const config::SparseSoftmaxConfig& parameters) {
+attention::EagerSoftmax nm_softmax(const attention::EagerScores& scores,
+                                   const config::SparseSoftmaxConfig& parameters) {
   const at::Tensor visible = scores.raw != -kInfinity;
   const at::Tensor kept = keep_n_of_m(scores.raw, parameters.sparsity_n, parameters.sparsity_m);
   const at::Tensor attended = visible & (kept | dense_keys(scores, parameters));

@@ -10,13 +10,13 @@
 
 namespace modelopt::methods {
 
-/// kernels::keep_n_of_m over the last dimension of scores [..., Lk]: bool [..., Lk], true for the kept keys of each group of
-/// m consecutive keys. A score of -inf is a key that is not visible; a last group with fewer than m keys is filled up with
-/// such. m is 4 or 8, 0 <= n < m.
+/// kernels::keep_n_of_m over the last dimension of scores [..., Lk]: bool [..., Lk], true for the kept keys of each
+/// group of m consecutive keys. A score of -inf is a key that is not visible; a last group with fewer than m keys is
+/// filled up with such. m is 4 or 8, 0 <= n < m.
 [[nodiscard]] at::Tensor keep_n_of_m(const at::Tensor& scores, std::int64_t n, std::int64_t m);
 
-/// Softmax over visible ∧ (kept ∨ dense), docs/semantics.md. Rows that see a NaN or +inf score become NaN. The mask is a
-/// constant of the gradient.
+/// Softmax over visible ∧ (kept ∨ dense), docs/semantics.md. Rows that see a NaN or +inf score become NaN. The mask is
+/// a constant of the gradient.
 [[nodiscard]] attention::EagerSoftmax nm_softmax(const attention::EagerScores& scores,
                                                  const config::SparseSoftmaxConfig& parameters);
 

@@ -12,12 +12,13 @@ void MethodRegistry::add(std::unique_ptr<const SparseAttentionMethod> method, co
   MODELOPT_CHECK(!aliases_.contains(name), InvalidArgument, "method name ", name, " is an alias of ", aliases_[name],
                  ", expected a name that is not taken");
   const auto known = methods_.find(name);
-  MODELOPT_CHECK(known == methods_.end() || !known->second.contains(version), InvalidArgument, "method ", name, " version ",
-                 version, " is registered already, expected a new name or version");
+  MODELOPT_CHECK(known == methods_.end() || !known->second.contains(version), InvalidArgument, "method ", name,
+                 " version ", version, " is registered already, expected a new name or version");
   for (const std::string& alias : aliases) {
     const auto taken = aliases_.find(alias);
     MODELOPT_CHECK(alias != name && !methods_.contains(alias) && (taken == aliases_.end() || taken->second == name),
-                   InvalidArgument, "alias ", alias, " of method ", name, " is a name already, expected one that is not taken");
+                   InvalidArgument, "alias ", alias, " of method ", name,
+                   " is a name already, expected one that is not taken");
   }
   methods_[name].emplace(version, std::move(method));
   for (const std::string& alias : aliases) aliases_[alias] = name;
@@ -26,14 +27,16 @@ void MethodRegistry::add(std::unique_ptr<const SparseAttentionMethod> method, co
 const SparseAttentionMethod& MethodRegistry::find(std::string_view name, std::optional<int> version) const {
   const auto alias = aliases_.find(name);
   const auto found = methods_.find(alias == aliases_.end() ? name : std::string_view(alias->second));
-  MODELOPT_CHECK(found != methods_.end(), InvalidArgument, "method ", name, " is not registered, expected ", one_of_names());
+  MODELOPT_CHECK(found != methods_.end(), InvalidArgument, "method ", name, " is not registered, expected ",
+                 one_of_names());
   const Versions& versions = found->second;
   if (!version) return *versions.rbegin()->second;
   const auto exact = versions.find(*version);
   if (exact == versions.end()) {
     std::vector<int> numbers;
     for (const auto& [number, method] : versions) numbers.push_back(number);
-    throw InvalidArgument(str("method ", name, " version ", *version, " is not registered, expected ", config::one_of(numbers)));
+    throw InvalidArgument(
+        str("method ", name, " version ", *version, " is not registered, expected ", config::one_of(numbers)));
   }
   return *exact->second;
 }

@@ -20,7 +20,8 @@ class MethodRegistry {
 
   /// The method of this name or alias: this version, or the highest.
   /// Throws InvalidArgument with all names (or versions) if there is none.
-  [[nodiscard]] const SparseAttentionMethod& find(std::string_view name, std::optional<int> version = std::nullopt) const;
+  [[nodiscard]] const SparseAttentionMethod& find(std::string_view name,
+                                                  std::optional<int> version = std::nullopt) const;
 
   /// Registered names without aliases, sorted.
   [[nodiscard]] std::vector<std::string> names() const;

@@ -30,12 +30,14 @@ class ActiveSparseSoftmax final : public attention::ActiveMethod {
     return json.dump();
   }
 
-  [[nodiscard]] std::unique_ptr<attention::ActivationScope> activate(attention::AttentionPlan& plan,
-                                                                     const attention::AttentionCall& call) const override {
+  [[nodiscard]] std::unique_ptr<attention::ActivationScope> activate(
+      attention::AttentionPlan& plan, const attention::AttentionCall& call) const override {
     if (call.phase == attention::Phase::kDecode || parameters_.sparsity_n == 0) return nullptr;
     auto scope = std::make_unique<PlanScope>(plan);
     if (parameters_.backend == MethodBackend::kEager) {
-      plan.softmax = [parameters = parameters_](const attention::EagerScores& scores) { return nm_softmax(scores, parameters); };
+      plan.softmax = [parameters = parameters_](const attention::EagerScores& scores) {
+        return nm_softmax(scores, parameters);
+      };
     } else {
       plan.sparsity_n = parameters_.sparsity_n;
       plan.sparsity_m = parameters_.sparsity_m;
@@ -53,13 +55,15 @@ class ActiveSparseSoftmax final : public attention::ActiveMethod {
 
 std::string_view SparseSoftmax::name() const { return descriptor().name; }
 
-BoundMethod SparseSoftmax::bind(const config::MethodConfig& parameters, const attention::AttentionModuleTraits& module) const {
+BoundMethod SparseSoftmax::bind(const config::MethodConfig& parameters,
+                                const attention::AttentionModuleTraits& module) const {
   const auto* own = std::get_if<SparseSoftmaxConfig>(&parameters);
   MODELOPT_CHECK(own != nullptr, ConfigError, name(), ": parameters of ", config::descriptor_of(parameters).name,
                  ", expected its own");
   std::string problems;
   for (const config::FieldProblem& found : config::validate(parameters))
-    problems += str(problems.empty() ? "" : "\n", name(), ": ", found.field, ": ", found.value, ", expected ", found.expectation);
+    problems += str(problems.empty() ? "" : "\n", name(), ": ", found.field, ": ", found.value, ", expected ",
+                    found.expectation);
   MODELOPT_CHECK(problems.empty(), ConfigError, problems);
 
   BoundMethod bound{.active = std::make_shared<ActiveSparseSoftmax>(*own), .operator_traits = std::nullopt};

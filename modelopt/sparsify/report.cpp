@@ -35,18 +35,20 @@ std::size_t width(const std::string& text) {
 }  // namespace
 
 std::size_t SparsifyReport::sparse_modules() const {
-  return static_cast<std::size_t>(std::count_if(modules.begin(), modules.end(), [](const auto& module) { return module.is_sparse(); }));
+  return static_cast<std::size_t>(
+      std::count_if(modules.begin(), modules.end(), [](const auto& module) { return module.is_sparse(); }));
 }
 
 nlohmann::ordered_json to_json(const SparsifyReport& report) {
   nlohmann::ordered_json modules = nlohmann::ordered_json::array();
   for (const ModuleReport& module : report.modules) {
-    modules.push_back({{"name", module.name},
-                       {"class", module.class_name},
-                       {"rule", module.rule},
-                       {"method", module.is_sparse() ? nlohmann::ordered_json(module.method) : nlohmann::ordered_json()},
-                       {"parameters", nlohmann::ordered_json::parse(module.parameters)},
-                       {"backend", module.backend}});
+    modules.push_back(
+        {{"name", module.name},
+         {"class", module.class_name},
+         {"rule", module.rule},
+         {"method", module.is_sparse() ? nlohmann::ordered_json(module.method) : nlohmann::ordered_json()},
+         {"parameters", nlohmann::ordered_json::parse(module.parameters)},
+         {"backend", module.backend}});
   }
   return {{"modules", std::move(modules)}, {"unmatched_patterns", report.unmatched_patterns}};
 }
@@ -61,7 +63,8 @@ std::string to_table(const SparsifyReport& report) {
   }
   std::array<std::size_t, std::tuple_size_v<Row>> widths{};
   for (const Row& row : rows)
-    for (std::size_t column = 0; column < row.size(); ++column) widths[column] = std::max(widths[column], width(row[column]));
+    for (std::size_t column = 0; column < row.size(); ++column)
+      widths[column] = std::max(widths[column], width(row[column]));
   std::string table;
   for (const Row& row : rows) {
     std::string line;

@@ -27,7 +27,8 @@ struct SparsifyReport {
   [[nodiscard]] std::size_t sparse_modules() const;
 };
 
-/// {"modules": [{"name": …, "class": …, "rule": …, "method": null | …, "parameters": {…}, "backend": …}], "unmatched_patterns": […]}
+/// {"modules": [{"name": …, "class": …, "rule": …, "method": null | …, "parameters": {…}, "backend": …}],
+/// "unmatched_patterns": […]}
 [[nodiscard]] nlohmann::ordered_json to_json(const SparsifyReport& report);
 
 /// An aligned table for people: a line for each run of modules that got the same.

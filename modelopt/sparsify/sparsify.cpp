@@ -89,7 +89,8 @@ class Resolver {
                           {.method = nullptr, .kernel = options_.kernel, .collect_stats = options_.collect_stats}};
     with_name(module.name, [&] {
       // dense modules need it always, sparse ones in decode
-      report.backend = operator_backend({.device = traits.device.type(), .dtype = traits.dtype, .head_dim = traits.head_dim});
+      report.backend =
+          operator_backend({.device = traits.device.type(), .dtype = traits.dtype, .head_dim = traits.head_dim});
       if (rule.enable) resolved.content.method = activate(rule, traits, report);
     });
     modules_.push_back(std::move(report));
@@ -117,8 +118,8 @@ class Resolver {
 
   std::shared_ptr<const attention::ActiveMethod> activate(const config::Rule& rule, const AttentionModuleTraits& traits,
                                                           ModuleReport& report) const {
-    MODELOPT_CHECK(rule.method.has_value(), ConfigError, "rule ", report.rule, " is enabled without a method, expected ",
-                   config::known_method_names());
+    MODELOPT_CHECK(rule.method.has_value(), ConfigError, "rule ", report.rule,
+                   " is enabled without a method, expected ", config::known_method_names());
     const methods::SparseAttentionMethod& method = registry_.find(config::descriptor_of(*rule.method).name);
     methods::BoundMethod bound = method.bind(*rule.method, traits);
     report.method = bound.active->name();
@@ -141,15 +142,17 @@ class Resolver {
 
 void check_unmatched(const SparsifyReport& report) {
   std::string patterns;
-  for (const std::string& pattern : report.unmatched_patterns) patterns += str(patterns.empty() ? "" : ", ", '"', pattern, '"');
+  for (const std::string& pattern : report.unmatched_patterns)
+    patterns += str(patterns.empty() ? "" : ", ", '"', pattern, '"');
   const ModuleReport& example = report.modules.front();
-  MODELOPT_CHECK(patterns.empty(), ConfigError, "no attention module matches ", patterns, ", expected patterns of names like ",
-                 example.name, ", or of the class ", example.class_name);
+  MODELOPT_CHECK(patterns.empty(), ConfigError, "no attention module matches ", patterns,
+                 ", expected patterns of names like ", example.name, ", or of the class ", example.class_name);
 }
 
 }  // namespace
 
-SparsifyReport sparsify(torch::nn::Module& model, const config::SparseAttentionConfig& config, const SparsifyOptions& options) {
+SparsifyReport sparsify(torch::nn::Module& model, const config::SparseAttentionConfig& config,
+                        const SparsifyOptions& options) {
   const std::vector<AttentionModule> modules = attention_modules(model);
   MODELOPT_CHECK(!modules.empty(), InvalidArgument, "the model ", model.name(),
                  " has no attention module, expected modules that own a slot (attention::AttentionSlotOwner)");
@@ -166,7 +169,8 @@ SparsifyReport sparsify(torch::nn::Module& model, const config::SparseAttentionC
 
 void sparsify(torch::jit::Module&, const config::SparseAttentionConfig&, const SparsifyOptions&) {
   throw Unsupported(
-      "a TorchScript module cannot be sparsified: its attention is compiled code without slots; expected a torch::nn::Module "
+      "a TorchScript module cannot be sparsified: its attention is compiled code without slots; expected a "
+      "torch::nn::Module "
       "(inside a script, call torch.ops.modelopt.attention with the sparsity arguments)");
 }
 

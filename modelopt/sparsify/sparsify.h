@@ -17,20 +17,20 @@ struct Module;
 namespace modelopt {
 
 struct SparsifyOptions {
-  bool allow_unmatched = false;   ///< a pattern that matches no attention module is reported instead of an error
-  std::string kernel = "auto";    ///< backend of the attention operator, for dense modules too
-  bool collect_stats = false;     ///< the operator counts blocks and pairs, see kernels::AttentionResult::stats
+  bool allow_unmatched = false;  ///< a pattern that matches no attention module is reported instead of an error
+  std::string kernel = "auto";   ///< backend of the attention operator, for dense modules too
+  bool collect_stats = false;    ///< the operator counts blocks and pairs, see kernels::AttentionResult::stats
   /// Where methods are looked up; null: the methods of this project.
   const methods::MethodRegistry* registry = nullptr;
 };
 
-/// Fills the slot of each attention module (a torch::nn::Module that is an attention::AttentionSlotOwner) with the method
-/// of the last rule that matches it, or with none. Replaces what an earlier call did. Modules, their names and the
-/// state-dict keys stay as they are. If it throws, nothing has changed.
+/// Fills the slot of each attention module (a torch::nn::Module that is an attention::AttentionSlotOwner) with the
+/// method of the last rule that matches it, or with none. Replaces what an earlier call did. Modules, their names and
+/// the state-dict keys stay as they are. If it throws, nothing has changed.
 ///
-/// Throws ConfigError if a pattern matches no attention module or a method's parameters are out of their domain; Unsupported
-/// if a method, or the operator's backend, cannot run on a module; InvalidArgument if the model has no attention module, the
-/// backend does not exist, or a module's dtype or head_dim is none that the operator takes.
+/// Throws ConfigError if a pattern matches no attention module or a method's parameters are out of their domain;
+/// Unsupported if a method, or the operator's backend, cannot run on a module; InvalidArgument if the model has no
+/// attention module, the backend does not exist, or a module's dtype or head_dim is none that the operator takes.
 SparsifyReport sparsify(torch::nn::Module& model, const config::SparseAttentionConfig& config,
                         const SparsifyOptions& options = {});
 

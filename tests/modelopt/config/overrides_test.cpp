@@ -15,7 +15,9 @@ constexpr const char* kConfig = R"({"sparse_cfg": {
     "off": {"method": "sparse_softmax", "enable": false},
     "default": {"enable": false}}})";
 
-SparseAttentionConfig with(const std::vector<std::string>& assignments) { return parse_config(kConfig, "test", assignments); }
+SparseAttentionConfig with(const std::vector<std::string>& assignments) {
+  return parse_config(kConfig, "test", assignments);
+}
 
 const SparseSoftmaxConfig& parameters(const SparseAttentionConfig& config, std::size_t rule) {
   return std::get<SparseSoftmaxConfig>(*config.rules.at(rule).rule.method);
@@ -40,7 +42,8 @@ TEST_CASE("a field alone is set in every enabled rule") {
 }
 
 TEST_CASE("an enabled default is one of the enabled rules") {
-  const auto config = parse_config(R"({"sparse_cfg": {"default": {"method": "sparse_softmax"}}})", "test", {"sparsity_n=1"});
+  const auto config =
+      parse_config(R"({"sparse_cfg": {"default": {"method": "sparse_softmax"}}})", "test", {"sparsity_n=1"});
   CHECK(std::get<SparseSoftmaxConfig>(*config.default_rule.method).sparsity_n == 1);
 }
 
@@ -73,14 +76,18 @@ TEST_CASE("a value that is no JSON is a string") {
 TEST_CASE("no assignment builds what a file could not say") {
   const std::string rule = R"($.sparse_cfg["*attn*"])";
   CHECK(message_of({"*attn*.sparsity_n=4"}) ==
-        "test with *attn*.sparsity_n=4: " + rule + ".sparsity_n: 4, expected an integer from 0 to 3 (less than sparsity_m = 4)");
+        "test with *attn*.sparsity_n=4: " + rule +
+            ".sparsity_n: 4, expected an integer from 0 to 3 (less than sparsity_m = 4)");
   CHECK(message_of({"*attn*.sparsity_n=two"}) ==
         "test with *attn*.sparsity_n=two: " + rule + R"(.sparsity_n: "two", expected an integer from 0 to 7)");
   CHECK(message_of({"*attn*.backend=eager"}) ==
-        "test with *attn*.backend=eager: " + rule + R"(.backend: "eager", expected fused or triton with method triton_sparse_softmax)");
-  CHECK(message_of({"*attn*.nonsense=1"}).starts_with("test with *attn*.nonsense=1: " + rule + ".nonsense: unknown key (value 1)"));
+        "test with *attn*.backend=eager: " + rule +
+            R"(.backend: "eager", expected fused or triton with method triton_sparse_softmax)");
+  CHECK(message_of({"*attn*.nonsense=1"})
+            .starts_with("test with *attn*.nonsense=1: " + rule + ".nonsense: unknown key (value 1)"));
   CHECK(message_of({"calibration.samples=64"}) ==
-        "test with calibration.samples=64: $.sparse_cfg.calibration: {\"samples\":64} is not built yet, expected no calibration: "
+        "test with calibration.samples=64: $.sparse_cfg.calibration: {\"samples\":64} is not built yet, expected no "
+        "calibration: "
         "it comes with the skip-softmax methods");
 }
 

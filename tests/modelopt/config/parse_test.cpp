@@ -51,14 +51,23 @@ TEST_CASE("the form with upstream's newer names loads unchanged, and equals the 
 TEST_CASE("every parameter is read, under its name and its alias") {
   const SparseSoftmaxConfig expected{
       .sparsity_n = 5, .sparsity_m = 8, .num_sink_tokens = 3, .dense_window_size = 0, .backend = MethodBackend::kEager};
-  CHECK(parse(sparse(R"("sparsity_n": 5, "sparsity_m": 8, "num_sink_tokens": 3, "dense_window_size": 0, "backend": "eager")"))
-            .rules[0].rule.method == MethodConfig(expected));
-  CHECK(parse(sparse(R"("backend": "pytorch", "dense_recent_tokens": 0, "dense_sink_tokens": 3, "sparsity_m": 8, "sparsity_n": 5)"))
-            .rules[0].rule.method == MethodConfig(expected));
+  CHECK(
+      parse(
+          sparse(
+              R"("sparsity_n": 5, "sparsity_m": 8, "num_sink_tokens": 3, "dense_window_size": 0, "backend": "eager")"))
+          .rules[0]
+          .rule.method == MethodConfig(expected));
+  CHECK(
+      parse(
+          sparse(
+              R"("backend": "pytorch", "dense_recent_tokens": 0, "dense_sink_tokens": 3, "sparsity_m": 8, "sparsity_n": 5)"))
+          .rules[0]
+          .rule.method == MethodConfig(expected));
 }
 
 TEST_CASE("absent parameters are those of the struct") {
-  CHECK(parse(rule(R"("method": "sparse_softmax")")).rules[0].rule == Rule{.enable = true, .method = SparseSoftmaxConfig{}});
+  CHECK(parse(rule(R"("method": "sparse_softmax")")).rules[0].rule ==
+        Rule{.enable = true, .method = SparseSoftmaxConfig{}});
 }
 
 TEST_CASE("rules keep the order of the file, and the default is apart") {
@@ -83,8 +92,9 @@ TEST_CASE("parse_config of to_json gives an equal configuration") {
       "b*": {"method": "triton_sparse_softmax", "sparsity_n": 1, "dense_sink_tokens": 7, "enable": false},
       "a*": {"method": "sparse_softmax", "backend": "eager"}, "c": {"enable": false}, "default": {"method": "sparse_softmax"}}})");
   CHECK(parse(to_json(config).dump()) == config);
-  CHECK(to_json(config)["sparse_cfg"]["b*"].dump() ==
-        R"({"method":"sparse_softmax","sparsity_n":1,"sparsity_m":4,"num_sink_tokens":7,"dense_window_size":64,"backend":"fused","enable":false})");
+  CHECK(
+      to_json(config)["sparse_cfg"]["b*"].dump() ==
+      R"({"method":"sparse_softmax","sparsity_n":1,"sparsity_m":4,"num_sink_tokens":7,"dense_window_size":64,"backend":"fused","enable":false})");
 }
 
 TEST_CASE("values of a wrong type are not converted") {
@@ -137,49 +147,59 @@ TEST_CASE("a bound that is wrong itself is not blamed on the bounded field") {
 }
 
 TEST_CASE("unknown keys are named, with those that exist") {
-  CHECK(message_of(sparse(R"("sparsity": 2)")) ==
-        kRule + ".sparsity: unknown key (value 2), expected method, enable, backend, sparsity_n, sparsity_m, num_sink_tokens "
-                "or dense_window_size");
+  CHECK(
+      message_of(sparse(R"("sparsity": 2)")) ==
+      kRule +
+          ".sparsity: unknown key (value 2), expected method, enable, backend, sparsity_n, sparsity_m, num_sink_tokens "
+          "or dense_window_size");
   CHECK(message_of(R"({"sparse_cfg": {}, "quant_cfg": {}})") ==
         "test: $.quant_cfg: unknown key (value {}), expected sparse_cfg, name, description or $schema");
   CHECK(message_of(rule(R"("enable": false, "sparsity_n": 2)")) ==
         kRule + ".sparsity_n: unknown key (value 2), expected method, enable, or a method that takes this parameter");
-  CHECK(message_of(R"({"*attn*": {"enable": false}})") ==
-        "test: $[\"*attn*\"]: unknown key (value {\"enable\":false}), expected sparse_cfg, name, description or $schema\n"
-        "test: $.sparse_cfg: missing, expected an object of patterns");
+  CHECK(
+      message_of(R"({"*attn*": {"enable": false}})") ==
+      "test: $[\"*attn*\"]: unknown key (value {\"enable\":false}), expected sparse_cfg, name, description or $schema\n"
+      "test: $.sparse_cfg: missing, expected an object of patterns");
 }
 
 TEST_CASE("keys that occur twice are named, on every level") {
-  CHECK(message_of(sparse(R"("sparsity_n": 2, "sparsity_n": 2)")) == kRule + ".sparsity_n: the key occurs twice, expected it once");
+  CHECK(message_of(sparse(R"("sparsity_n": 2, "sparsity_n": 2)")) ==
+        kRule + ".sparsity_n: the key occurs twice, expected it once");
   CHECK(message_of(R"({"sparse_cfg": {"*": {"enable": false}, "*": {"enable": false}}})") ==
         R"(test: $.sparse_cfg["*"]: the key occurs twice, expected it once)");
-  CHECK(message_of(R"({"sparse_cfg": {}, "sparse_cfg": {}})") == "test: $.sparse_cfg: the key occurs twice, expected it once");
+  CHECK(message_of(R"({"sparse_cfg": {}, "sparse_cfg": {}})") ==
+        "test: $.sparse_cfg: the key occurs twice, expected it once");
 }
 
 TEST_CASE("a field together with its alias is an error that names both") {
   CHECK(message_of(sparse(R"("num_sink_tokens": 4, "dense_sink_tokens": 4)")) ==
         kRule + ".dense_sink_tokens: 4, expected either num_sink_tokens or its alias dense_sink_tokens, not both");
   CHECK(message_of(sparse(R"("dense_recent_tokens": 8, "dense_window_size": 4)")) ==
-        kRule + ".dense_recent_tokens: 8, expected either dense_window_size or its alias dense_recent_tokens, not both");
+        kRule +
+            ".dense_recent_tokens: 8, expected either dense_window_size or its alias dense_recent_tokens, not both");
 }
 
 TEST_CASE("a method that does not exist is an error that lists those that do") {
   CHECK(message_of(rule(R"("method": "sparse24")")) ==
         kRule + R"(.method: "sparse24", expected sparse_softmax or triton_sparse_softmax)");
-  CHECK(message_of(rule("")) == kRule + R"(.method: missing, expected sparse_softmax or triton_sparse_softmax, or "enable": false)");
-  CHECK(message_of(R"({"sparse_cfg": {"default": {"enable": true}}})") ==
-        R"(test: $.sparse_cfg.default.method: missing, expected sparse_softmax or triton_sparse_softmax, or "enable": false)");
+  CHECK(message_of(rule("")) ==
+        kRule + R"(.method: missing, expected sparse_softmax or triton_sparse_softmax, or "enable": false)");
+  CHECK(
+      message_of(R"({"sparse_cfg": {"default": {"enable": true}}})") ==
+      R"(test: $.sparse_cfg.default.method: missing, expected sparse_softmax or triton_sparse_softmax, or "enable": false)");
 }
 
 TEST_CASE("methods of others are refused with the reason") {
   for (const std::string name : {"flash_skip_softmax", "skip_softmax", "triton_skip_softmax"}) {
     CHECK(message_of(rule(R"("method": ")" + name + R"(", "br": 128)")) ==
-          kRule + ".method: \"" + name + "\" is not built yet: skip-softmax methods come with threshold calibration, "
-          "expected sparse_softmax or triton_sparse_softmax");
+          kRule + ".method: \"" + name +
+              "\" is not built yet: skip-softmax methods come with threshold calibration, "
+              "expected sparse_softmax or triton_sparse_softmax");
   }
   CHECK(message_of(rule(R"("method": "vsa")")) ==
-        kRule + ".method: \"vsa\" is not supported: video sparse attention needs a model's video layout, and these are "
-                "language models, expected sparse_softmax or triton_sparse_softmax");
+        kRule +
+            ".method: \"vsa\" is not supported: video sparse attention needs a model's video layout, and these are "
+            "language models, expected sparse_softmax or triton_sparse_softmax");
 }
 
 TEST_CASE("a method with a backend that it cannot use is refused") {
@@ -198,7 +218,8 @@ TEST_CASE("calibration is reserved beside the patterns and misplaced inside one"
         "test: $.sparse_cfg.calibration: {\"samples\":64} is not built yet, expected no calibration: it comes with the "
         "skip-softmax methods");
   CHECK(message_of(sparse(R"("calibration": {})")) ==
-        kRule + ".calibration: {} inside a pattern, expected calibration beside the patterns, at $.sparse_cfg.calibration");
+        kRule +
+            ".calibration: {} inside a pattern, expected calibration beside the patterns, at $.sparse_cfg.calibration");
 }
 
 TEST_CASE("malformed patterns are refused") {
@@ -215,10 +236,12 @@ TEST_CASE("all problems of a text are reported together, a line each") {
           "[": {"method": "topk", "enable": 0}}})") ==
         "test: $.sparse_cfg[\"*attn*\"].num_sink_tokens: the key occurs twice, expected it once\n"
         "test: $.nome: unknown key (value \"x\"), expected sparse_cfg, name, description or $schema\n"
-        "test: $.sparse_cfg[\"*attn*\"].backend: \"gpu\", expected fused, triton, eager or pytorch with method sparse_softmax\n"
+        "test: $.sparse_cfg[\"*attn*\"].backend: \"gpu\", expected fused, triton, eager or pytorch with method "
+        "sparse_softmax\n"
         "test: $.sparse_cfg[\"*attn*\"].sparsity_m: 6, expected 4 or 8\n"
         "test: $.sparse_cfg[\"*attn*\"].num_sink_tokens: -2, expected an integer from 0 to 2147483647\n"
-        "test: $.sparse_cfg[\"[\"]: a pattern with '[' that is never closed, expected a shell-style pattern of module names, or "
+        "test: $.sparse_cfg[\"[\"]: a pattern with '[' that is never closed, expected a shell-style pattern of module "
+        "names, or "
         "a class name\n"
         "test: $.sparse_cfg[\"[\"].enable: 0, expected true or false\n"
         "test: $.sparse_cfg[\"[\"].method: \"topk\", expected sparse_softmax or triton_sparse_softmax");

@@ -80,8 +80,10 @@ namespace {
 bool matches_by_definition(const std::string& pattern, const std::string& name) {
   if (pattern.empty()) return name.empty();
   if (pattern[0] == '*')
-    return matches_by_definition(pattern.substr(1), name) || (!name.empty() && matches_by_definition(pattern, name.substr(1)));
-  return !name.empty() && (pattern[0] == '?' || pattern[0] == name[0]) && matches_by_definition(pattern.substr(1), name.substr(1));
+    return matches_by_definition(pattern.substr(1), name) ||
+           (!name.empty() && matches_by_definition(pattern, name.substr(1)));
+  return !name.empty() && (pattern[0] == '?' || pattern[0] == name[0]) &&
+         matches_by_definition(pattern.substr(1), name.substr(1));
 }
 
 std::vector<std::string> words(const std::string& alphabet, std::size_t max_length) {

@@ -29,8 +29,10 @@ TEST_CASE("the presets are what their names say") {
   CHECK(parameters(presets::SPARSE_SOFTMAX_1_4) == SparseSoftmaxConfig{1, 4, 0, 64, MethodBackend::kFused});
   CHECK(parameters(presets::SPARSE_SOFTMAX_3_4) == SparseSoftmaxConfig{3, 4, 0, 64, MethodBackend::kFused});
   CHECK(parameters(presets::SPARSE_SOFTMAX_4_8) == SparseSoftmaxConfig{4, 8, 0, 64, MethodBackend::kFused});
-  CHECK(parameters(presets::SPARSE_SOFTMAX_SINK64_WINDOW256) == SparseSoftmaxConfig{2, 4, 64, 256, MethodBackend::kFused});
-  CHECK(parameters(presets::SPARSE_SOFTMAX_SINK64_WINDOW1024) == SparseSoftmaxConfig{2, 4, 64, 1024, MethodBackend::kFused});
+  CHECK(parameters(presets::SPARSE_SOFTMAX_SINK64_WINDOW256) ==
+        SparseSoftmaxConfig{2, 4, 64, 256, MethodBackend::kFused});
+  CHECK(parameters(presets::SPARSE_SOFTMAX_SINK64_WINDOW1024) ==
+        SparseSoftmaxConfig{2, 4, 64, 1024, MethodBackend::kFused});
 }
 
 TEST_CASE("the presets are the files of configs/, word for word") {
@@ -59,7 +61,8 @@ TEST_CASE("presets are found by name") {
   CHECK(presets::find("SPARSE_SOFTMAX_4_8")->json == presets::SPARSE_SOFTMAX_4_8.json);
   CHECK(presets::find("sparse_softmax_4_8") == nullptr);
   CHECK(load_config("SPARSE_SOFTMAX_1_4", {"sparsity_n=2"}).rules == presets::SPARSE_SOFTMAX_DEFAULT.config().rules);
-  CHECK(load_config(std::string(MODELOPT_CONFIGS) + "/SPARSE_SOFTMAX_1_4.json") == presets::SPARSE_SOFTMAX_1_4.config());
+  CHECK(load_config(std::string(MODELOPT_CONFIGS) + "/SPARSE_SOFTMAX_1_4.json") ==
+        presets::SPARSE_SOFTMAX_1_4.config());
 }
 
 TEST_CASE("what is neither a preset nor a file is an error that lists the presets") {

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include <modelopt/config/parse.h>
 #include <modelopt/util/file.h>
 
 using namespace modelopt;
@@ -16,7 +17,8 @@ TEST_CASE("configs/schema.json is what `ninja config_reference` writes") {
 
 TEST_CASE("every parameter has a title, a description, a default and a range in the schema") {
   const auto method = configuration_schema()["$defs"]["sparse_softmax"];
-  for (const char* name : {"sparsity_n", "sparsity_m", "num_sink_tokens", "dense_sink_tokens", "dense_window_size", "dense_recent_tokens"}) {
+  for (const char* name : {"sparsity_n", "sparsity_m", "num_sink_tokens", "dense_sink_tokens", "dense_window_size",
+                           "dense_recent_tokens"}) {
     CAPTURE(name);
     const auto& field = method["properties"][name];
     CHECK_FALSE(field.value("title", "").empty());
@@ -30,4 +32,12 @@ TEST_CASE("every parameter has a title, a description, a default and a range in 
 
 TEST_CASE("the reference in docs/configuration.md is what `ninja config_reference` writes") {
   CHECK(read_file(MODELOPT_CONFIGURATION_DOC).find(configuration_reference_markdown()) != std::string::npos);
+}
+
+TEST_CASE("the example of docs/configuration.md is valid") {
+  const std::string text = read_file(MODELOPT_CONFIGURATION_DOC), fence = "```json\n";
+  const std::size_t begin = text.find(fence) + fence.size();
+  const auto config = parse_config(text.substr(begin, text.find("```", begin) - begin), "docs/configuration.md");
+  REQUIRE(config.rules.size() == 2);
+  CHECK(std::get<SparseSoftmaxConfig>(config.rules[0].rule.method.value()).dense_window_size == 256);
 }

@@ -102,7 +102,8 @@ TEST_CASE("sinks and window are exact to the token, by absolute position") {
   // all keys are visible; those kept are 4 and 5, 8 and 9, … by ties
   const SparseSoftmaxConfig parameters{.sparsity_n = 1, .sparsity_m = 4, .num_sink_tokens = 3, .dense_window_size = 2};
   const auto softmax = nm_softmax({.raw = at::zeros({1, 2, 12}), .scale = 1.0, .first_position = 9}, parameters);
-  CHECK(at::equal(softmax.attended, mask({{1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0, 0}, {1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 1, 0}})));
+  CHECK(
+      at::equal(softmax.attended, mask({{1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0, 0}, {1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 1, 0}})));
 }
 
 TEST_CASE("the softmax runs over the attended keys, on scaled scores") {
@@ -122,8 +123,9 @@ TEST_CASE("a row that sees no key has zero probabilities") {
 
 TEST_CASE("a row that sees NaN or +inf is NaN, whatever the selection drops; other rows are not") {
   for (const float poison : {kNaN, kInf}) {
-    const auto softmax = nm_softmax({.raw = rows({{5, 6, poison, 7}, {5, 6, -kInf, 7}}), .scale = 1.0, .first_position = 2},
-                                    {.sparsity_n = 1, .sparsity_m = 4, .num_sink_tokens = 0, .dense_window_size = 0});
+    const auto softmax =
+        nm_softmax({.raw = rows({{5, 6, poison, 7}, {5, 6, -kInf, 7}}), .scale = 1.0, .first_position = 2},
+                   {.sparsity_n = 1, .sparsity_m = 4, .num_sink_tokens = 0, .dense_window_size = 0});
     CHECK(softmax.probabilities[0][0].isnan().all().item<bool>());
     CHECK_FALSE(softmax.probabilities[0][1].isnan().any().item<bool>());
   }

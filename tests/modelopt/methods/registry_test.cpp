@@ -44,7 +44,8 @@ TEST_CASE("the builtin methods are those that a configuration may name, under th
   register_builtin_methods(registry);
   for (const config::MethodDescriptor& descriptor : config::method_descriptors()) {
     CHECK(registry.find(descriptor.name).name() == descriptor.name);
-    for (const config::MethodAlias& alias : descriptor.aliases) CHECK(registry.find(alias.name).name() == descriptor.name);
+    for (const config::MethodAlias& alias : descriptor.aliases)
+      CHECK(registry.find(alias.name).name() == descriptor.name);
   }
   CHECK(registry.names().size() == config::method_descriptors().size());
 }
@@ -57,12 +58,14 @@ TEST_CASE("a lookup gives the highest version, or the one asked for") {
   CHECK(registry.find("topk").version() == 10);
   CHECK(registry.find("upstream_topk").version() == 10);
   CHECK(registry.find("topk", 2).version() == 2);
-  CHECK(message_of([&] { (void)registry.find("topk", 3); }) == "method topk version 3 is not registered, expected 1, 2 or 10");
+  CHECK(message_of([&] { (void)registry.find("topk", 3); }) ==
+        "method topk version 3 is not registered, expected 1, 2 or 10");
 }
 
 TEST_CASE("a name that is not registered is an error that lists those that are") {
   MethodRegistry registry;
-  CHECK(message_of([&] { (void)registry.find("topk"); }) == "method topk is not registered, expected one that has been added");
+  CHECK(message_of([&] { (void)registry.find("topk"); }) ==
+        "method topk is not registered, expected one that has been added");
   registry.add(method("b"), {"a_alias"});
   registry.add(method("a"));
   CHECK(message_of([&] { (void)registry.find("topk"); }) == "method topk is not registered, expected a, b or a_alias");
@@ -72,10 +75,15 @@ TEST_CASE("duplicate names throw and leave the registry as it was") {
   MethodRegistry registry;
   registry.add(method("a"), {"x"});
   registry.add(method("b"));
-  CHECK(message_of([&] { registry.add(method("a")); }) == "method a version 1 is registered already, expected a new name or version");
-  CHECK(message_of([&] { registry.add(method("x")); }) == "method name x is an alias of a, expected a name that is not taken");
-  CHECK(message_of([&] { registry.add(method("c"), {"b"}); }) == "alias b of method c is a name already, expected one that is not taken");
-  CHECK(message_of([&] { registry.add(method("c"), {"x"}); }) == "alias x of method c is a name already, expected one that is not taken");
-  CHECK(message_of([&] { registry.add(method("c"), {"c"}); }) == "alias c of method c is a name already, expected one that is not taken");
+  CHECK(message_of([&] { registry.add(method("a")); }) ==
+        "method a version 1 is registered already, expected a new name or version");
+  CHECK(message_of([&] { registry.add(method("x")); }) ==
+        "method name x is an alias of a, expected a name that is not taken");
+  CHECK(message_of([&] { registry.add(method("c"), {"b"}); }) ==
+        "alias b of method c is a name already, expected one that is not taken");
+  CHECK(message_of([&] { registry.add(method("c"), {"x"}); }) ==
+        "alias x of method c is a name already, expected one that is not taken");
+  CHECK(message_of([&] { registry.add(method("c"), {"c"}); }) ==
+        "alias c of method c is a name already, expected one that is not taken");
   CHECK(registry.names() == std::vector<std::string>{"a", "b"});
 }

@@ -51,8 +51,8 @@ at::Tensor starts(const std::vector<int>& lengths) {
   return at::tensor(result, at::kInt);
 }
 
-// Scores are small integers, exact in every order of summation, with many ties; row j of each sequence's V is the unit vector
-// e_j, so that an output element is the weight of a key.
+// Scores are small integers, exact in every order of summation, with many ties; row j of each sequence's V is the unit
+// vector e_j, so that an output element is the weight of a key.
 AttentionCall exact_call(const Lengths& lengths, std::int64_t sliding_window) {
   const std::int64_t total_q = std::accumulate(lengths.queries.begin(), lengths.queries.end(), 0);
   const std::int64_t total_k = std::accumulate(lengths.keys.begin(), lengths.keys.end(), 0);
@@ -77,7 +77,8 @@ AttentionCall exact_call(const Lengths& lengths, std::int64_t sliding_window) {
   return call;
 }
 
-attention::AttentionOutput attend_with(SparseSoftmaxConfig parameters, MethodBackend backend, const AttentionCall& call) {
+attention::AttentionOutput attend_with(SparseSoftmaxConfig parameters, MethodBackend backend,
+                                       const AttentionCall& call) {
   parameters.backend = backend;
   attention::AttentionSlot slot;
   slot.method = active(parameters);
@@ -143,12 +144,14 @@ TEST_CASE("a bound method names itself, its parameters and what it asks of the o
   REQUIRE(fused.operator_traits.has_value());
   CHECK(fused.operator_traits->sparse_nm);
   CHECK(fused.operator_traits->head_dim == kHeadDim);
-  CHECK_FALSE(SparseSoftmax().bind(SparseSoftmaxConfig{.backend = MethodBackend::kEager}, kModule).operator_traits.has_value());
+  CHECK_FALSE(
+      SparseSoftmax().bind(SparseSoftmaxConfig{.backend = MethodBackend::kEager}, kModule).operator_traits.has_value());
   CHECK_FALSE(SparseSoftmax().bind(SparseSoftmaxConfig{.sparsity_n = 0}, kModule).operator_traits->sparse_nm);
 }
 
 TEST_CASE("parameters made in C++ are validated too") {
-  CHECK(message_of({.sparsity_n = 4}) == "sparse_softmax: sparsity_n: 4, expected an integer from 0 to 3 (less than sparsity_m = 4)");
+  CHECK(message_of({.sparsity_n = 4}) ==
+        "sparse_softmax: sparsity_n: 4, expected an integer from 0 to 3 (less than sparsity_m = 4)");
   CHECK(message_of({.sparsity_m = 5, .dense_window_size = -1}) ==
         "sparse_softmax: sparsity_m: 5, expected 4 or 8\n"
         "sparse_softmax: dense_window_size: -1, expected an integer from 0 to 2147483647");

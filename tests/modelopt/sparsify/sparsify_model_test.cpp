@@ -36,13 +36,16 @@ std::shared_ptr<CausalLM> tiny_model() {
   config.max_position_embeddings = 256;
   config.sliding_window = {0, 0, 0};
   auto model = std::make_shared<CausalLM>(config);
-  for (auto& parameter : model->named_parameters()) parameter.value().set_data(at::randn(parameter.value().sizes()) * 0.5);
+  for (auto& parameter : model->named_parameters())
+    parameter.value().set_data(at::randn(parameter.value().sizes()) * 0.5);
   return model;
 }
 
 config::SparseAttentionConfig two_of_four(const std::string& backend) {
-  return config::parse_config(R"({"sparse_cfg": {"*attn*": {"method": "sparse_softmax", "dense_window_size": 4, "backend": ")" +
-                                  backend + R"("}}})", "test");
+  return config::parse_config(
+      R"({"sparse_cfg": {"*attn*": {"method": "sparse_softmax", "dense_window_size": 4, "backend": ")" + backend +
+          R"("}}})",
+      "test");
 }
 
 at::Tensor prefill(CausalLM& model, const at::Tensor& ids) {
@@ -54,10 +57,12 @@ at::Tensor decode(CausalLM& model, const at::Tensor& ids, const config::SparseAt
   desparsify(model);
   models::KVCache cache = model.make_cache(1, 128);
   const std::int64_t length = ids.size(0) - 1;
-  (void)model.forward({.input_ids = ids.narrow(0, 0, length), .lengths = {length}, .logits = LogitRows::kNone, .cache = &cache});
+  (void)model.forward(
+      {.input_ids = ids.narrow(0, 0, length), .lengths = {length}, .logits = LogitRows::kNone, .cache = &cache});
   if (config != nullptr) sparsify(model, *config);
   return model
-      .forward({.input_ids = ids.narrow(0, length, 1), .lengths = {1}, .phase = attention::Phase::kDecode, .cache = &cache})
+      .forward(
+          {.input_ids = ids.narrow(0, length, 1), .lengths = {1}, .phase = attention::Phase::kDecode, .cache = &cache})
       .logits;
 }
 
@@ -82,7 +87,8 @@ TEST_CASE("sparse in prefill, dense in decode, and after desparsify the bit-iden
     sparsify(*model, config);
     const at::Tensor sparse = prefill(*model, ids);
     CHECK_FALSE(at::allclose(sparse, dense, 1e-3, 1e-3));
-    CHECK(at::equal(sparse.narrow(0, 0, 4), dense.narrow(0, 0, 4)) == (backend == "fused"));  // inside the window all is dense
+    CHECK(at::equal(sparse.narrow(0, 0, 4), dense.narrow(0, 0, 4)) ==
+          (backend == "fused"));  // inside the window all is dense
     CHECK(at::equal(decode(*model, ids, &config), dense_decode));
     sparsify(*model, config);
     desparsify(*model);
@@ -96,8 +102,10 @@ TEST_CASE("N = 0 is bit-identical to dense") {
   const at::Tensor ids = at::randint(kVocabulary, {60}, at::kLong);
   const at::Tensor dense = prefill(*model, ids);
   for (const std::string backend : {"fused", "eager"}) {
-    sparsify(*model, config::parse_config(R"({"sparse_cfg": {"*attn*": {"method": "sparse_softmax", "sparsity_n": 0, "backend": ")" +
-                                              backend + R"("}}})", "test"));
+    sparsify(*model, config::parse_config(
+                         R"({"sparse_cfg": {"*attn*": {"method": "sparse_softmax", "sparsity_n": 0, "backend": ")" +
+                             backend + R"("}}})",
+                         "test"));
     CHECK(at::equal(prefill(*model, ids), dense));
   }
 }
@@ -136,9 +144,10 @@ TEST_CASE("statistics count what is attended") {
     return output.stats[0].stats.select(2, 3)[0][0].item<std::int64_t>();
   };
   CHECK(counts({}) == 64 * 65 / 2);
-  const std::int64_t attended = counts(config::parse_config(
-      R"({"sparse_cfg": {"*": {"method": "sparse_softmax", "dense_window_size": 0}}})", "test"));
+  const std::int64_t attended = counts(
+      config::parse_config(R"({"sparse_cfg": {"*": {"method": "sparse_softmax", "dense_window_size": 0}}})", "test"));
   std::int64_t expected = 0;  // min(2, visible) of each group
-  for (std::int64_t visible = 1; visible <= 64; ++visible) expected += visible / 4 * 2 + std::min<std::int64_t>(visible % 4, 2);
+  for (std::int64_t visible = 1; visible <= 64; ++visible)
+    expected += visible / 4 * 2 + std::min<std::int64_t>(visible % 4, 2);
   CHECK(attended == expected);
 }

@@ -55,15 +55,18 @@ TEST_CASE("a preset fills every slot that its pattern matches") {
   CHECK(report.modules[1].class_name == "StubAttention");
   CHECK(report.modules[1].rule == "*attn*");
   CHECK(report.modules[1].method == "sparse_softmax");
-  CHECK(report.modules[1].parameters == R"({"sparsity_n":2,"sparsity_m":4,"num_sink_tokens":0,"dense_window_size":64,"backend":"fused"})");
+  CHECK(report.modules[1].parameters ==
+        R"({"sparsity_n":2,"sparsity_m":4,"num_sink_tokens":0,"dense_window_size":64,"backend":"fused"})");
   CHECK(report.modules[1].backend == kernels::select_attention_backend({.head_dim = 64, .sparse_nm = true}));
   CHECK(report.unmatched_patterns.empty());
 }
 
 TEST_CASE("the last rule that matches replaces the earlier ones whole, and the default takes the rest") {
   StubModel model(4);
-  const auto report = sparsify(model, parse(R"("layers_[0-2]*": )" + k1 + R"(, "layers_1*": {"method": "sparse_softmax"},
-                                              "*_2.attn": {"enable": false}, "default": )" + k3));
+  const auto report =
+      sparsify(model, parse(R"("layers_[0-2]*": )" + k1 + R"(, "layers_1*": {"method": "sparse_softmax"},
+                                              "*_2.attn": {"enable": false}, "default": )" +
+                            k3));
   CHECK(slots(model) == "1 2 - 3");
   CHECK(report.modules[0].rule == "layers_[0-2]*");
   CHECK(report.modules[1].rule == "layers_1*");
@@ -122,10 +125,12 @@ TEST_CASE("desparsify empties the slots") {
 TEST_CASE("a pattern that matches no attention module is an error, unless allowed") {
   StubModel model(2);
   const auto config = parse(R"("*attn": )" + k1 + R"(, "*mlp": )" + k1 + R"(, "LlamaAttention": {"enable": false})");
-  CHECK(message_of<ConfigError>([&] { sparsify(model, config); }) ==
-        R"(no attention module matches "*mlp", "LlamaAttention", expected patterns of names like layers_0.attn, or of the class StubAttention)");
+  CHECK(
+      message_of<ConfigError>([&] { sparsify(model, config); }) ==
+      R"(no attention module matches "*mlp", "LlamaAttention", expected patterns of names like layers_0.attn, or of the class StubAttention)");
   CHECK(slots(model) == "- -");
-  CHECK(sparsify(model, config, {.allow_unmatched = true}).unmatched_patterns == std::vector<std::string>{"*mlp", "LlamaAttention"});
+  CHECK(sparsify(model, config, {.allow_unmatched = true}).unmatched_patterns ==
+        std::vector<std::string>{"*mlp", "LlamaAttention"});
   CHECK(slots(model) == "1 1");
 }
 
@@ -157,8 +162,9 @@ TEST_CASE("an error leaves what an earlier call did") {
   CHECK_THROWS_AS(sparsify(model, parse(R"("*mlp": )" + k2)), ConfigError);
   CHECK(unchanged());
   config::SparseAttentionConfig bad;
-  bad.rules = {{.pattern = "layers_0*", .rule = {.enable = true, .method = config::SparseSoftmaxConfig{}}},
-               {.pattern = "layers_1*", .rule = {.enable = true, .method = config::SparseSoftmaxConfig{.sparsity_n = 9}}}};
+  bad.rules = {
+      {.pattern = "layers_0*", .rule = {.enable = true, .method = config::SparseSoftmaxConfig{}}},
+      {.pattern = "layers_1*", .rule = {.enable = true, .method = config::SparseSoftmaxConfig{.sparsity_n = 9}}}};
   CHECK(message_of<ConfigError>([&] { sparsify(model, bad); }) ==
         "layers_1.attn: sparse_softmax: sparsity_n: 9, expected an integer from 0 to 3 (less than sparsity_m = 4)");
   CHECK(unchanged());
@@ -171,7 +177,8 @@ TEST_CASE("configurations made in C++ are checked as well") {
   config::SparseAttentionConfig config;
   config.rules = {{.pattern = "[", .rule = {}}};
   CHECK(message_of<ConfigError>([&] { sparsify(model, config); }) ==
-        "pattern \"[\": a pattern with '[' that is never closed, expected a shell-style pattern of module names, or a class name");
+        "pattern \"[\": a pattern with '[' that is never closed, expected a shell-style pattern of module names, or a "
+        "class name");
   config.rules = {{.pattern = "*", .rule = {.enable = true}}};
   CHECK(message_of<ConfigError>([&] { sparsify(model, config); }) ==
         "layers_0.attn: rule * is enabled without a method, expected sparse_softmax or triton_sparse_softmax");
@@ -179,11 +186,13 @@ TEST_CASE("configurations made in C++ are checked as well") {
 
 TEST_CASE("a model without attention modules, and a TorchScript module, are refused with the reason") {
   torch::nn::Module empty;
-  CHECK(message_of<InvalidArgument>([&] { sparsify(empty, presets::SPARSE_SOFTMAX_DEFAULT); })
-            .ends_with("has no attention module, expected modules that own a slot (attention::AttentionSlotOwner)"));
+  CHECK(message_of<InvalidArgument>([&] {
+          sparsify(empty, presets::SPARSE_SOFTMAX_DEFAULT);
+        }).ends_with("has no attention module, expected modules that own a slot (attention::AttentionSlotOwner)"));
   torch::jit::Module script("script");
   CHECK(message_of<Unsupported>([&] { sparsify(script, presets::SPARSE_SOFTMAX_DEFAULT); }) ==
-        "a TorchScript module cannot be sparsified: its attention is compiled code without slots; expected a torch::nn::Module "
+        "a TorchScript module cannot be sparsified: its attention is compiled code without slots; expected a "
+        "torch::nn::Module "
         "(inside a script, call torch.ops.modelopt.attention with the sparsity arguments)");
 }
 
