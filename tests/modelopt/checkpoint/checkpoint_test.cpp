@@ -52,7 +52,8 @@ TEST_CASE("each rule of the index is checked") {
     std::string index, message;
   };
   const auto [index, message] = GENERATE(values<Case>({
-      {R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}, "metadata": {"total_size": 25}})",
+      {R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"},)"
+       R"( "metadata": {"total_size": 25}})",
        "$.metadata.total_size: 25, but the tensors have 24 bytes"},
       {R"({"weight_map": {"a": "one.safetensors"}, "metadata": {"total_size": "25"}})",
        "$.metadata.total_size: \"25\", expected a number of bytes"},
@@ -64,7 +65,8 @@ TEST_CASE("each rule of the index is checked") {
       {R"({"weight_map": {"a": "one.safetensors"}, "other": 1})", "$.other: 1, but this key is not understood here"},
       {R"({"weight_map": {"a": "one.safetensors", "c": "three.safetensors"}})",
        "$.weight_map: the file \"three.safetensors\" is not there"},
-      {R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors", "d": "two.safetensors"}})",
+      {R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors",)"
+       R"( "d": "two.safetensors"}})",
        "$.weight_map: tensor \"d\" is missing in two.safetensors"},
       {R"({"weight_map": {"a": "one.safetensors", "c": "two.safetensors"}})",
        "$.weight_map: no entry for tensor \"b\" of one.safetensors"},

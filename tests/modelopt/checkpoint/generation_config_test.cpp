@@ -41,7 +41,8 @@ TEST_CASE("without a file the defaults hold, and token ids are the model's") {
 TEST_CASE("settings are read; neutral values and null change nothing") {
   const GenerationConfig config =
       parse(R"({"do_sample": true, "temperature": 0.6, "top_k": 0, "top_p": 0.9, "max_new_tokens": 7,
-      "max_length": 4096, "eos_token_id": [5, 6], "bos_token_id": 3, "pad_token_id": 4, "repetition_penalty": 1, "num_beams": 1,
+      "max_length": 4096, "eos_token_id": [5, 6], "bos_token_id": 3, "pad_token_id": 4, "repetition_penalty": 1,
+      "num_beams": 1,
       "min_p": null, "typical_p": 1.0, "_from_model_config": true, "transformers_version": "5", "use_cache": true})");
   CHECK(config.do_sample);
   CHECK(config.temperature == 0.6);

@@ -239,7 +239,8 @@ TEST_CASE("rope that is not understood is an error that names the key") {
       {{{"rope_theta", 0}}, "$.rope_theta: 0, expected a number > 0 or null"},
       {{{"rope_theta", true}}, "$.rope_theta: true, expected a number > 0 or null"},
       {{{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}},
-       R"($.rope_parameters.full_attention: {"rope_type":"default"}, expected one rope for all layers (a rope per layer type is not supported))"},
+       R"($.rope_parameters.full_attention: {"rope_type":"default"}, )"
+       "expected one rope for all layers (a rope per layer type is not supported)"},
       {{{"rope_parameters", {{"rope_type", "llama3"}, {"factor", 8}}}},
        "$.rope_parameters.original_max_position_embeddings: missing"},
       {{{"rope_scaling",

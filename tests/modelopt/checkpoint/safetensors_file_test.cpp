@@ -109,7 +109,8 @@ TEST_CASE("every dtype that can be loaded has torch's type") {
 TEST_CASE("a dtype of the format that torch code here does not take opens, and is an error when loaded") {
   const TemporaryDirectory directory;
   const std::string header =
-      R"({"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"F4","shape":[4],"data_offsets":[2,4]}})";
+      R"({"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},)"
+      R"("b":{"dtype":"F4","shape":[4],"data_offsets":[2,4]}})";
   const SafetensorsFile file(directory.write("t.safetensors", safetensors_bytes(header, "abcd")));
   CHECK(data_error(directory.path(), [&] { static_cast<void>(file.tensor("a")); }) ==
         "t.safetensors: tensor \"a\" has dtype F8_E4M3, which cannot be loaded");
