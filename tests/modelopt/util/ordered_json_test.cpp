@@ -2,6 +2,7 @@
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers_exception.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
 #include <nlohmann/json.hpp>
 
 #include <modelopt/error.h>
@@ -10,6 +11,8 @@ namespace modelopt {
 namespace {
 
 using Catch::Matchers::Message;
+using Catch::Matchers::MessageMatches;
+using Catch::Matchers::StartsWith;
 using nlohmann::ordered_json;
 
 TEST_CASE("members keep the order of the text") {
@@ -44,21 +47,16 @@ TEST_CASE("duplicates can be collected: the first value stays, and nested ones a
   CHECK(duplicates == std::vector<std::string>{"$.a.x", "$.a", "$.a.y", "$.a.y.z", "$.a", "$.c[0].k"});
 }
 
-TEST_CASE("a syntax error says where it is and what was expected") {
-  CHECK_THROWS_MATCHES(
-      parse_ordered_json("{\"a\": 1,\n \"b\": [1, 2,, 3]}", "t.json"), DataError,
-      Message("t.json: line 2, column 13: in $.b[2]: syntax error while parsing value - unexpected ','; "
-              "expected '[', '{', or a literal"));
+TEST_CASE("a syntax error says where it is and what is wrong") {
+  // what follows the place is the JSON library's own wording
+  const auto starts = [](const char* text) { return MessageMatches(StartsWith(text)); };
+  CHECK_THROWS_MATCHES(parse_ordered_json("{\"a\": 1,\n \"b\": [1, 2,, 3]}", "t.json"), DataError,
+                       starts("t.json: line 2, column 13: in $.b[2]: syntax error"));
   CHECK_THROWS_MATCHES(parse_ordered_json("{\"a\": 1} x", "t.json"), DataError,
-                       Message("t.json: line 1, column 10: in $: syntax error while parsing value - invalid literal; "
-                               "expected end of input"));
-  CHECK_THROWS_MATCHES(
-      parse_ordered_json("", "t.json"), DataError,
-      Message("t.json: line 1, column 1: in $: syntax error while parsing value - unexpected end of input; "
-              "expected '[', '{', or a literal"));
+                       starts("t.json: line 1, column 10: in $: syntax error"));
+  CHECK_THROWS_MATCHES(parse_ordered_json("", "t.json"), DataError, starts("t.json: line 1, column 1: in $: syntax error"));
   CHECK_THROWS_MATCHES(parse_ordered_json("{\"a\": \"\xff\"}", "t.json"), DataError,
-                       Message("t.json: line 1, column 8: in $.a: syntax error while parsing value - invalid string: "
-                               "ill-formed UTF-8 byte"));
+                       starts("t.json: line 1, column 8: in $.a: syntax error"));
 }
 
 TEST_CASE("what follows a NUL byte is not overlooked") {
