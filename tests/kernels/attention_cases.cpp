@@ -105,19 +105,6 @@ at::Tensor score_bounds(const AttentionArgs& args, const SequenceRows& rows) {
   return raw_scores(magnitudes, rows).mul(factor);
 }
 
-/// The comparisons are many small ATen operations: a team of threads per operation costs more than it brings, and
-/// far more on a busy machine. The backends under test keep their threads.
-class SingleThread {
- public:
-  SingleThread() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
-  ~SingleThread() { at::set_num_threads(threads_); }
-  SingleThread(const SingleThread&) = delete;
-  SingleThread& operator=(const SingleThread&) = delete;
-
- private:
-  int threads_;
-};
-
 struct Tolerances {
   at::Tensor output;     ///< [total_q, Hq, 1], to which the rounding of the stored value is added
   at::Tensor logsumexp;  ///< [total_q, Hq]
@@ -190,6 +177,9 @@ std::string coordinates(const at::Tensor& tensor, std::int64_t flat) {
 }
 
 }  // namespace
+
+SingleThread::SingleThread() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
+SingleThread::~SingleThread() { at::set_num_threads(threads_); }
 
 std::vector<std::string> cpu_backends() {
   std::vector<std::string> names;

@@ -12,6 +12,19 @@
 
 namespace modelopt::kernels::testing {
 
+/// While it lives, ATen uses one thread. The comparisons are many small operations: a team of threads for each costs more
+/// than it brings, and far more on a busy machine. Not for the backends under test, which keep their threads.
+class SingleThread {
+ public:
+  SingleThread();
+  ~SingleThread();
+  SingleThread(const SingleThread&) = delete;
+  SingleThread& operator=(const SingleThread&) = delete;
+
+ private:
+  int threads_;
+};
+
 /// Names of the backends that run on CPU tensors here, the reference included.
 [[nodiscard]] std::vector<std::string> cpu_backends();
 
