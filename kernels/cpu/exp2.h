@@ -1,4 +1,4 @@
-// 2^t in vectors, for t <= 0 (a hair above 0 is fine).
+// 2^t in vectors, for t <= 0.
 #pragma once
 
 #include <cstddef>

@@ -5,7 +5,7 @@
 // of lanes go through a tile one after another:
 //
 //     scores[key][lane] = K q        score_tile        invisible and unselected keys become -inf       tile_select.h
-//     weights = 2^(c x - c max)      soften            c = scale * log2(e); max is the row's running maximum
+//     weights = 2^(c (x - max))      soften            c = scale * log2(e); max is the row's running maximum
 //     out[d][lane] = out * 2^(c (old max - max)) + V^T weights       weigh_tile
 //
 // A row's bits depend on nothing but the row, its keys and the parameters. Not on the chunk, the batch, the task, the
@@ -303,24 +303,23 @@ class FlashAttention {
   void soften(std::int64_t block, Span span, const Mask (&poisoned)[NV], Reg (&rescale)[NV]) {
     const Reg scale = V::set1(exponent_scale_);
     Reg largest[NV];
-    Reg offset[NV];
+    Reg center[NV];
     Reg total[NV];
     tile_max<V, NV>(s_.scores, span.begin, span.end, largest);
     for (int v = 0; v < NV; ++v) {
       T* max = s_.max + block + v * V::kLanes;
-      const Reg before = V::mul(V::load(max), scale);
+      const Reg before = V::load(max);
       const Reg now = raise(max, largest[v]);
       // a row that has attended nothing yet keeps its weights 2^-inf = 0
-      const Reg reference = V::blend(V::unequal(now, V::set1(-kInfinity)), V::mul(now, scale), V::set1(0));
-      offset[v] = V::sub(V::set1(0), reference);
-      rescale[v] = exp2<V>(V::sub(before, reference));
+      center[v] = V::blend(V::unequal(now, V::set1(-kInfinity)), now, V::set1(0));
+      rescale[v] = exp2<V>(V::mul(V::sub(before, center[v]), scale));
       total[v] = V::set1(0);
     }
     for (int key = span.begin; key < span.end; ++key) {
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
         T* p = s_.scores + (key * NV + v) * V::kLanes;
-        const Reg weight = exp2<V>(V::fma(V::load(p), scale, offset[v]));
+        const Reg weight = exp2<V>(V::mul(V::sub(V::load(p), center[v]), scale));
         total[v] = V::add(total[v], weight);
         V::store(p, weight);
       }
