@@ -44,7 +44,8 @@ bool Trie::insert(std::string_view text, std::size_t value) {
   std::size_t node = 0;
   for (const char c : text) {
     auto& children = nodes_[node].children;
-    const auto child = std::find_if(children.begin(), children.end(), [&](const auto& entry) { return entry.first == c; });
+    const auto child =
+        std::find_if(children.begin(), children.end(), [&](const auto& entry) { return entry.first == c; });
     if (child != children.end()) {
       node = child->second;
     } else {
@@ -61,7 +62,8 @@ std::optional<Trie::Match> Trie::longest_prefix(std::string_view text) const {
   std::size_t node = 0;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto& children = nodes_[node].children;
-    const auto child = std::find_if(children.begin(), children.end(), [&](const auto& entry) { return entry.first == text[i]; });
+    const auto child =
+        std::find_if(children.begin(), children.end(), [&](const auto& entry) { return entry.first == text[i]; });
     if (child == children.end()) break;
     node = child->second;
     if (nodes_[node].value) longest = {i + 1, *nodes_[node].value};
@@ -74,7 +76,8 @@ std::size_t Trie::next_candidate(std::string_view text, std::size_t offset) cons
   return offset;
 }
 
-AddedVocabulary::AddedVocabulary(const JsonNode& node, const StringMap<std::int32_t>& vocab, const Normalizer* normalizer) {
+AddedVocabulary::AddedVocabulary(const JsonNode& node, const StringMap<std::int32_t>& vocab,
+                                 const Normalizer* normalizer) {
   std::unordered_map<std::int32_t, std::string_view> holders;
   holders.reserve(vocab.size());
   for (const auto& [token, id] : vocab) holders.emplace(id, token);
@@ -83,18 +86,20 @@ AddedVocabulary::AddedVocabulary(const JsonNode& node, const StringMap<std::int3
   for (std::size_t i = 0; i < node.size(); ++i) {
     const JsonNode entry = node.at(i);
     AddedToken token = read_token(entry, normalizer);
-    MODELOPT_CHECK(contents.insert(token.content).second, DataError, entry.where(), ": \"", token.content, "\" is added twice");
-    MODELOPT_CHECK(ids.insert(token.id).second, DataError, entry.where(), ": id ", token.id, " is given to two added tokens");
+    MODELOPT_CHECK(contents.insert(token.content).second, DataError, entry.where(), ": \"", token.content,
+                   "\" is added twice");
+    MODELOPT_CHECK(ids.insert(token.id).second, DataError, entry.where(), ": id ", token.id,
+                   " is given to two added tokens");
     const auto known = vocab.find(token.content);
     MODELOPT_CHECK(known == vocab.end() || known->second == token.id, DataError, entry.where(), ": \"", token.content,
                    "\" has id ", token.id, ", but ", known == vocab.end() ? 0 : known->second, " in model.vocab");
     const auto holder = holders.find(token.id);
-    MODELOPT_CHECK(holder == holders.end() || holder->second == token.content, DataError, entry.where(), ": id ", token.id,
-                   " of \"", token.content, "\" belongs to \"", holder == holders.end() ? "" : holder->second,
+    MODELOPT_CHECK(holder == holders.end() || holder->second == token.content, DataError, entry.where(), ": id ",
+                   token.id, " of \"", token.content, "\" belongs to \"", holder == holders.end() ? "" : holder->second,
                    "\" in model.vocab");
     const bool is_new = (token.normalized ? normalized_ : raw_).insert(token.normalized_content, tokens_.size());
-    MODELOPT_CHECK(is_new, DataError, entry.where(), ": \"", token.content, "\" normalizes to \"", token.normalized_content,
-                   "\" as another added token does");
+    MODELOPT_CHECK(is_new, DataError, entry.where(), ": \"", token.content, "\" normalizes to \"",
+                   token.normalized_content, "\" as another added token does");
     tokens_.push_back(std::move(token));
   }
 }

@@ -59,7 +59,7 @@ class Trie {
 
 class AddedVocabulary {
  public:
-  /// Throws DataError for an id or content that stands twice or that disagrees with the vocabulary, and for empty content.
+  /// Throws DataError for empty content, and for an id or content that stands twice or disagrees with the vocabulary.
   AddedVocabulary(const JsonNode& node, const StringMap<std::int32_t>& vocab, const Normalizer* normalizer);
 
   [[nodiscard]] const std::vector<AddedToken>& tokens() const { return tokens_; }
@@ -73,7 +73,7 @@ class AddedVocabulary {
   [[nodiscard]] std::vector<Section> split(std::string_view text, const Trie& trie) const;
 
   std::vector<AddedToken> tokens_;
-  Trie raw_;         // values are indices of tokens_
+  Trie raw_;  // values are indices of tokens_
   Trie normalized_;
 };
 

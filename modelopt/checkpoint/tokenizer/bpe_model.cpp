@@ -45,11 +45,13 @@ std::pair<std::string_view, std::string_view> read_pair(const JsonNode& node) {
 BpeModel::BpeModel(const JsonNode& node) {
   const JsonNode type = node.at("type");
   if (type.string() != "BPE") type.fail("BPE");
-  node.expect_keys({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback",
-                    "ignore_merges", "vocab", "merges"});
-  if (const auto dropout = node.find("dropout"); dropout && dropout->value() != 0) dropout->fail("null: dropout is not supported");
+  node.expect_keys({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+                    "byte_fallback", "ignore_merges", "vocab", "merges"});
+  if (const auto dropout = node.find("dropout"); dropout && dropout->value() != 0)
+    dropout->fail("null: dropout is not supported");
   for (const std::string_view key : {"continuing_subword_prefix", "end_of_word_suffix"})
-    if (const auto affix = node.find(key); affix && !affix->string().empty()) affix->fail("null: affixes are not supported");
+    if (const auto affix = node.find(key); affix && !affix->string().empty())
+      affix->fail("null: affixes are not supported");
   read_vocab(node.at("vocab"));
   read_merges(node.at("merges"));
   read_unknown(node);
@@ -64,10 +66,12 @@ void BpeModel::read_vocab(const JsonNode& node) {
   for (const auto& [token, value] : node.value().items()) {
     const std::int32_t id = node.member(token, value).integer();
     const auto [holder, is_new] = taken.emplace(id, token);
-    MODELOPT_CHECK(is_new, DataError, node.where(), ": id ", id, " belongs to both \"", holder->second, "\" and \"", token, "\"");
+    MODELOPT_CHECK(is_new, DataError, node.where(), ": id ", id, " belongs to both \"", holder->second, "\" and \"",
+                   token, "\"");
     vocab_.emplace(token, id);
     if (token.empty()) continue;
-    if (const CodePoint first = code_point_at(token, 0); first.end == token.size()) characters_.emplace(first.value, id);
+    if (const CodePoint first = code_point_at(token, 0); first.end == token.size())
+      characters_.emplace(first.value, id);
   }
 }
 
@@ -82,7 +86,8 @@ void BpeModel::read_merges(const JsonNode& node) {
     const auto [left, right] = read_pair(entry);
     const auto id_of = [&](std::string_view token) {
       const auto found = vocab_.find(token);
-      MODELOPT_CHECK(found != vocab_.end(), DataError, entry.where(), ": token \"", token, "\" is not in the vocabulary");
+      MODELOPT_CHECK(found != vocab_.end(), DataError, entry.where(), ": token \"", token,
+                     "\" is not in the vocabulary");
       return found->second;
     };
     merged.assign(left).append(right);
@@ -117,8 +122,8 @@ void BpeModel::encode(std::string_view word, Scratch& scratch, std::vector<std::
   if (whole != vocab_.end()) {
     ids.push_back(whole->second);
   } else {
-    MODELOPT_CHECK(word.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()), DataError, "a word of ",
-                   word.size(), " bytes, expected at most 2147483647");
+    MODELOPT_CHECK(word.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()), DataError,
+                   "a word of ", word.size(), " bytes, expected at most 2147483647");
     split_into_symbols(word, scratch);
     merge_symbols(scratch);
     for (const Scratch::Symbol& symbol : scratch.symbols)
@@ -134,7 +139,7 @@ void BpeModel::split_into_symbols(std::string_view word, Scratch& scratch) const
     const auto index = static_cast<std::int32_t>(symbols.size());
     symbols.push_back({.id = id, .previous = index - 1, .next = index + 1, .alive = true});
   };
-  // An unknown token waits, so that it can be fused with those that follow. Byte tokens overtake it, as in the reference.
+  // An unknown token waits, to be fused with those that follow. Byte tokens overtake it, as in the reference.
   bool waiting = false;
   for (std::size_t offset = 0; offset < word.size();) {
     const CodePoint character = code_point_at(word, offset);

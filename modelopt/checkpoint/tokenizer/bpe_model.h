@@ -27,8 +27,8 @@ using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_
 
 class BpeModel {
  public:
-  /// Reads vocab, merges, unk_token, fuse_unk, byte_fallback and ignore_merges. Throws DataError for dropout, affixes, a merge
-  /// of tokens that the vocabulary lacks, an id or merge that stands twice.
+  /// Reads vocab, merges, unk_token, fuse_unk, byte_fallback and ignore_merges. Throws DataError for dropout, affixes,
+  /// a merge of tokens that the vocabulary lacks, an id or merge that stands twice.
   explicit BpeModel(const JsonNode& node);
 
   [[nodiscard]] const StringMap<std::int32_t>& vocab() const { return vocab_; }

@@ -144,7 +144,8 @@ class ByteLevel final : public DecodeStep {
     while (offset < bytes_.size()) {
       const auto [kind, length] = read_utf8(std::string_view(bytes_).substr(offset));
       if (kind == Utf8Sequence::Kind::kTruncated && !at_end) break;
-      text += kind == Utf8Sequence::Kind::kCharacter ? std::string_view(bytes_).substr(offset, length) : kReplacementCharacter;
+      text += kind == Utf8Sequence::Kind::kCharacter ? std::string_view(bytes_).substr(offset, length)
+                                                     : kReplacementCharacter;
       offset += length;
     }
     bytes_.erase(0, offset);
@@ -163,10 +164,12 @@ struct StripCounts {
 
 class StripToken final : public DecodeStep {
  public:
-  StripToken(std::unique_ptr<DecodeStep> next, StripCounts counts) : DecodeStep(std::move(next)), counts_(std::move(counts)) {}
+  StripToken(std::unique_ptr<DecodeStep> next, StripCounts counts)
+      : DecodeStep(std::move(next)), counts_(std::move(counts)) {}
   void push(std::string_view token) override {
     const std::string& character = counts_.character;
-    for (std::int32_t i = 0; i < counts_.start && token.starts_with(character); ++i) token.remove_prefix(character.size());
+    for (std::int32_t i = 0; i < counts_.start && token.starts_with(character); ++i)
+      token.remove_prefix(character.size());
     for (std::int32_t i = 0; i < counts_.stop && token.ends_with(character); ++i) token.remove_suffix(character.size());
     next_->push(token);
   }
@@ -175,10 +178,11 @@ class StripToken final : public DecodeStep {
   StripCounts counts_;
 };
 
-// The same on all tokens joined, which come in parts: counts at the beginning, and holds back what may turn out to be the end.
+// The same on all tokens joined, which come in parts: holds back what may turn out to be the end.
 class StripText final : public DecodeStep {
  public:
-  StripText(std::unique_ptr<DecodeStep> next, StripCounts counts) : DecodeStep(std::move(next)), counts_(std::move(counts)) {}
+  StripText(std::unique_ptr<DecodeStep> next, StripCounts counts)
+      : DecodeStep(std::move(next)), counts_(std::move(counts)) {}
   void push(std::string_view part) override {
     const std::string& character = counts_.character;
     for (; counts_.start > 0 && part.starts_with(character); --counts_.start) part.remove_prefix(character.size());

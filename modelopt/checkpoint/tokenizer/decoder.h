@@ -12,8 +12,8 @@
 
 namespace modelopt::checkpoint::tokenizer {
 
-/// One step of a decoding: takes tokens and hands on what they become. The tokens that leave the last step, put together, are
-/// the text.
+/// One step of a decoding: takes tokens and hands on what they become. The tokens that leave the last step, put
+/// together, are the text.
 class DecodeStep {
  public:
   explicit DecodeStep(std::unique_ptr<DecodeStep> next) : next_(std::move(next)) {}
@@ -47,8 +47,8 @@ class Decoder {
  public:
   /// What a file without a decoder means: tokens with a blank between them.
   Decoder();
-  /// Reads ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Strip, or a Sequence of them in which at most Fuse and Strip follow
-  /// a step that joins all tokens (ByteLevel, Fuse). Throws DataError for any other.
+  /// Reads ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Strip, or a Sequence of them in which at most Fuse and
+  /// Strip follow a step that joins all tokens (ByteLevel, Fuse). Throws DataError for any other.
   explicit Decoder(const JsonNode& node);
 
   [[nodiscard]] Decoding start() const;

@@ -54,7 +54,9 @@ JsonNode JsonNode::at(std::string_view key) const {
   return {*member, file_, json_path(path_, key)};
 }
 
-JsonNode JsonNode::member(std::string_view key, const json& value) const { return {value, file_, json_path(path_, key)}; }
+JsonNode JsonNode::member(std::string_view key, const json& value) const {
+  return {value, file_, json_path(path_, key)};
+}
 
 std::optional<JsonNode> JsonNode::find(std::string_view key) const {
   if (!value_->is_object()) fail("an object");

@@ -13,8 +13,8 @@
 
 namespace modelopt::checkpoint::tokenizer {
 
-/// A view of a value inside a document that must outlive it. Every accessor throws DataError as fail() does if the value is
-/// not what it asks for.
+/// A view of a value inside a document that must outlive it. Every accessor throws DataError as fail() does if the
+/// value is not what it asks for.
 class JsonNode {
  public:
   /// The root of a document; `file` stands for it in messages.

@@ -37,7 +37,8 @@ class MergeTable {
  private:
   [[nodiscard]] std::size_t find_place(std::int32_t left, std::int32_t right) const {
     const std::size_t mask = places_.size() - 1;
-    const std::uint64_t pair = static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+    const std::uint64_t pair =
+        static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
     std::size_t at = static_cast<std::size_t>((pair * 0x9E3779B97F4A7C15U) >> 32) & mask;  // Fibonacci hashing
     while (places_[at].left >= 0 && (places_[at].left != left || places_[at].right != right)) at = (at + 1) & mask;
     return at;

@@ -33,7 +33,8 @@ PostProcessor read_template(const JsonNode& node, const IsKnown& is_known) {
     const JsonNode piece = single.at(i);
     piece.expect_keys({"SpecialToken", "Sequence"});
     if (const auto special = piece.find("SpecialToken")) {
-      append_special_token(special->at("id"), node.at("special_tokens"), is_known, text_seen ? result.suffix : result.prefix);
+      append_special_token(special->at("id"), node.at("special_tokens"), is_known,
+                           text_seen ? result.suffix : result.prefix);
     } else {
       const JsonNode id = piece.at("Sequence").at("id");
       if (id.string() != "A" || text_seen) id.fail("the sequence A, once");

@@ -16,6 +16,7 @@ struct PostProcessor {
 
 /// Reads TemplateProcessing (its "single" template), ByteLevel (about offsets only), or a Sequence with at most one
 /// template. Throws DataError for any other, and for an id that `is_known` denies.
-[[nodiscard]] PostProcessor read_post_processor(const JsonNode& node, const std::function<bool(std::int64_t)>& is_known);
+[[nodiscard]] PostProcessor read_post_processor(const JsonNode& node,
+                                                const std::function<bool(std::int64_t)>& is_known);
 
 }  // namespace modelopt::checkpoint::tokenizer

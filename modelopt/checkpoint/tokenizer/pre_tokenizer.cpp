@@ -12,7 +12,8 @@
 namespace modelopt::checkpoint::tokenizer {
 namespace {
 
-std::unique_ptr<Split> split_at(std::string_view regex, SplitBehavior behavior, const JsonNode& node, bool invert = false) {
+std::unique_ptr<Split> split_at(std::string_view regex, SplitBehavior behavior, const JsonNode& node,
+                                bool invert = false) {
   return std::make_unique<Split>(Pattern(Regex(regex, node.where())), behavior, invert);
 }
 
@@ -23,7 +24,7 @@ void rewrite(Words& words, std::size_t expected_size, const Write& write) {
   text.reserve(expected_size);
   for (Span& span : words.spans) {
     const std::size_t begin = text.size();
-    write(text, words.view(span), words.at_beginning && span.begin == 0);
+    write(text, span.of(words.text), words.at_beginning && span.begin == 0);
     span = {begin, text.size()};
   }
   words.text = std::move(text);
@@ -41,10 +42,11 @@ class ByteLevel final : public PreTokenizer {
 
   void apply(Words& words, RegexScratch& scratch) const override {
     if (add_prefix_space_) {
-      rewrite(words, words.text.size() + words.spans.size(), [](std::string& text, std::string_view word, bool /*first*/) {
-        if (!word.starts_with(' ')) text += ' ';
-        text += word;
-      });
+      rewrite(words, words.text.size() + words.spans.size(),
+              [](std::string& text, std::string_view word, bool /*first*/) {
+                if (!word.starts_with(' ')) text += ' ';
+                text += word;
+              });
     }
     if (split_) split_->apply(words, scratch);
     rewrite(words, words.text.size() * 2, [](std::string& text, std::string_view word, bool /*first*/) {
@@ -63,7 +65,8 @@ class Metaspace final : public PreTokenizer {
   explicit Metaspace(const JsonNode& node) {
     append_utf8(replacement_, node.at("replacement").character());
     scheme_ = read_scheme(node);
-    if (node.flag("split", true)) split_.emplace(Pattern(replacement_), SplitBehavior::kMergedWithNext, /*invert=*/false);
+    if (node.flag("split", true))
+      split_.emplace(Pattern(replacement_), SplitBehavior::kMergedWithNext, /*invert=*/false);
   }
 
   void apply(Words& words, RegexScratch& scratch) const override {

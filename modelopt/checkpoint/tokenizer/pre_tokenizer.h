@@ -16,10 +16,6 @@ struct Words {
   std::string text;
   std::vector<Span> spans;
   bool at_beginning;  ///< the text stands at the beginning of the whole input
-
-  [[nodiscard]] std::string_view view(const Span& span) const {
-    return std::string_view(text).substr(span.begin, span.end - span.begin);
-  }
 };
 
 class PreTokenizer {
@@ -29,8 +25,8 @@ class PreTokenizer {
   virtual void apply(Words& words, RegexScratch& scratch) const = 0;
 };
 
-/// Reads ByteLevel, Digits, Metaspace, Punctuation, Split, Whitespace, WhitespaceSplit, or a Sequence of them. Throws DataError
-/// for any other.
+/// Reads ByteLevel, Digits, Metaspace, Punctuation, Split, Whitespace, WhitespaceSplit, or a Sequence of them. Throws
+/// DataError for any other.
 [[nodiscard]] std::unique_ptr<const PreTokenizer> read_pre_tokenizer(const JsonNode& node);
 
 }  // namespace modelopt::checkpoint::tokenizer

@@ -31,6 +31,12 @@ T* checked(T* pointer) {
   return pointer;
 }
 
+// A run of blanks takes a step per character; a pattern that backtracks exponentially is stopped.
+std::uint32_t allowed_steps(std::size_t bytes) {
+  constexpr std::size_t kMost = std::numeric_limits<std::uint32_t>::max();
+  return static_cast<std::uint32_t>(std::min(10'000'000 + 64 * bytes, kMost));
+}
+
 std::string pcre2_message(int code) {
   PCRE2_UCHAR buffer[256];
   pcre2_get_error_message(code, buffer, sizeof buffer);
@@ -46,7 +52,8 @@ struct RegexScratch::Impl {
 
   Handle<pcre2_match_data, pcre2_match_data_free> data{checked(pcre2_match_data_create(1, nullptr))};
   Handle<pcre2_match_context, pcre2_match_context_free> context{checked(pcre2_match_context_create(nullptr))};
-  Handle<pcre2_jit_stack, pcre2_jit_stack_free> stack{checked(pcre2_jit_stack_create(kFirstStack, kLargestStack, nullptr))};
+  Handle<pcre2_jit_stack, pcre2_jit_stack_free> stack{
+      checked(pcre2_jit_stack_create(kFirstStack, kLargestStack, nullptr))};
 
   Impl() { pcre2_jit_stack_assign(context.get(), nullptr, stack.get()); }
 };
@@ -61,7 +68,8 @@ struct Regex::Code {
 Regex::Regex(std::string_view pattern, std::string_view where) : pattern_(pattern), where_(where) {
   MODELOPT_CHECK(!pattern.empty(), DataError, where, ": the regular expression is empty");
   const TranslatedPattern translated = translate_pattern(pattern, where);
-  const Handle<pcre2_compile_context, pcre2_compile_context_free> context(checked(pcre2_compile_context_create(nullptr)));
+  const Handle<pcre2_compile_context, pcre2_compile_context_free> context(
+      checked(pcre2_compile_context_create(nullptr)));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   int error = 0;
   PCRE2_SIZE offset = 0;
@@ -83,9 +91,7 @@ Regex::Regex(std::string_view pattern, std::string_view where) : pattern_(patter
 void Regex::find_all(std::string_view text, RegexScratch& scratch, std::vector<Span>& matches) const {
   matches.clear();
   pcre2_match_data* const data = scratch.impl_->data.get();
-  const std::size_t steps = 10'000'000 + 64 * text.size();
-  pcre2_set_match_limit(scratch.impl_->context.get(),
-                        static_cast<std::uint32_t>(std::min<std::size_t>(steps, std::numeric_limits<std::uint32_t>::max())));
+  pcre2_set_match_limit(scratch.impl_->context.get(), allowed_steps(text.size()));
   std::size_t offset = 0;
   std::size_t last_end = std::string_view::npos;
   while (offset <= text.size()) {

@@ -14,6 +14,7 @@ struct Span {
   std::size_t begin;
   std::size_t end;
 
+  [[nodiscard]] std::string_view of(std::string_view text) const { return text.substr(begin, end - begin); }
   friend bool operator==(const Span&, const Span&) = default;
 };
 
@@ -34,12 +35,13 @@ class RegexScratch {
 /// A compiled pattern, safe to share between threads.
 class Regex {
  public:
-  /// Throws DataError, prefixed with `where` and with the offset in the pattern, for what is malformed, and for what Oniguruma
-  /// and PCRE2 read differently and is not translated (see regex_syntax.h).
+  /// Throws DataError, prefixed with `where` and with the offset in the pattern, for what is malformed, and for what
+  /// Oniguruma and PCRE2 read differently and is not translated (see regex_syntax.h).
   Regex(std::string_view pattern, std::string_view where);
 
-  /// All matches from left to right that do not overlap, as Oniguruma's find_iter gives them: an empty match right behind a
-  /// match does not count. `text` is valid UTF-8. Throws DataError if the pattern needs more than 10^7 + 64 · bytes steps.
+  /// All matches from left to right that do not overlap, as Oniguruma's find_iter gives them: an empty match right
+  /// behind a match does not count. `text` is valid UTF-8. Throws DataError if the pattern needs more than 10^7 + 64 ·
+  /// steps of backtracking.
   void find_all(std::string_view text, RegexScratch& scratch, std::vector<Span>& matches) const;
 
  private:

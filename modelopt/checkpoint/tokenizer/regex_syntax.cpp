@@ -17,6 +17,9 @@ constexpr std::string_view kDigit = "\\p{Nd}";
 constexpr std::string_view kNotDigit = "\\P{Nd}";
 constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
 
+// Control characters that both write alike.
+constexpr std::string_view kSameEscapes = "rntfae";
+
 // General categories mean the same in both. A script's name does not: PCRE2 takes it for Script_Extensions.
 constexpr std::array<std::string_view, 38> kCategories = {
     "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe",
@@ -82,11 +85,13 @@ class Translator {
         if (in_class) refuse(part, "not supported in a character class");
         return replace(2, str("[^", kWord, "]"));
       case 'v': return replace(2, "\\x0B");
-      case 'r': case 'n': case 't': case 'f': case 'a': case 'e': return copy(2);
-      case 'p': case 'P': return property();
-      case 'x': case 'u': return code_point();
+      case 'p':
+      case 'P': return property();
+      case 'x':
+      case 'u': return code_point();
       default:
-        if (std::isalnum(static_cast<unsigned char>(c)) != 0) refuse(part, "not a supported escape");
+        if (std::isalnum(static_cast<unsigned char>(c)) != 0 && kSameEscapes.find(c) == std::string_view::npos)
+          refuse(part, "not a supported escape");
         return copy(2);  // a punctuation mark for itself; of a longer character the rest follows as it is
     }
   }
@@ -110,7 +115,8 @@ class Translator {
     const std::size_t wanted = pattern_[position_ + 1] == 'u' ? 4 : 2;
     std::size_t count = 0;
     while (position_ + digits + count < pattern_.size() &&
-           std::isxdigit(static_cast<unsigned char>(pattern_[position_ + digits + count])) != 0 && (braces || count < wanted))
+           std::isxdigit(static_cast<unsigned char>(pattern_[position_ + digits + count])) != 0 &&
+           (braces || count < wanted))
       ++count;
     const std::string_view hex = pattern_.substr(position_ + digits, count);
     const std::size_t end = position_ + digits + count + (braces ? 1 : 0);

@@ -9,7 +9,7 @@
 namespace modelopt::checkpoint::tokenizer {
 namespace {
 
-// A match, or what lies between two. Matches may be empty; only then can two stretches that are none stand side by side.
+// A match, or what lies between two. Matches may be empty.
 struct Piece {
   Span span;
   bool is_match;
@@ -48,7 +48,9 @@ void merge(std::vector<Piece>& pieces, SplitBehavior behavior) {
   switch (behavior) {
     case SplitBehavior::kIsolated: return;
     case SplitBehavior::kRemoved: std::erase_if(pieces, [](const Piece& piece) { return piece.is_match; }); return;
-    case SplitBehavior::kContiguous: join(pieces, [](bool is_match, bool previous) { return is_match == previous; }); return;
+    case SplitBehavior::kContiguous:
+      join(pieces, [](bool is_match, bool previous) { return is_match == previous; });
+      return;
     case SplitBehavior::kMergedWithPrevious: join(pieces, begins_matches); return;
     case SplitBehavior::kMergedWithNext:
       std::reverse(pieces.begin(), pieces.end());
@@ -82,11 +84,12 @@ void Split::apply(Words& words, RegexScratch& scratch) const {
   std::vector<Piece> pieces;
   result.reserve(words.spans.size());
   for (const Span& word : words.spans) {
-    pattern_.find_all(words.view(word), scratch, matches);
+    pattern_.find_all(word.of(words.text), scratch, matches);
     cut(word.end - word.begin, matches, invert_, pieces);
     merge(pieces, behavior_);
     for (const Piece& piece : pieces)
-      if (piece.span.begin != piece.span.end) result.push_back({word.begin + piece.span.begin, word.begin + piece.span.end});
+      if (piece.span.begin != piece.span.end)
+        result.push_back({word.begin + piece.span.begin, word.begin + piece.span.end});
   }
   words.spans = std::move(result);
 }

@@ -77,8 +77,8 @@ struct Tokenizer::Impl {
 
   [[nodiscard]] const Entry& entry(std::int64_t id) const {
     const auto found = tokens.find(id);
-    MODELOPT_CHECK(found != tokens.end(), DataError, "token id ", id, " has no token, expected one of the ", tokens.size(),
-                   " ids from 0 to ", vocab_size - 1);
+    MODELOPT_CHECK(found != tokens.end(), DataError, "token id ", id, " has no token, expected one of the ",
+                   tokens.size(), " ids from 0 to ", vocab_size - 1);
     return found->second;
   }
 
@@ -116,11 +116,10 @@ void Tokenizer::Impl::encode_section(std::string_view text, bool at_beginning, E
   std::string normalized(text);
   if (normalizer) normalizer->apply(normalized, encoding.regex);
   for (const Section& section : added.split_normalized(normalized)) {
-    const std::string_view part = std::string_view(normalized).substr(section.span.begin, section.span.end - section.span.begin);
     if (section.token) {
       encoding.ids.push_back(*section.token);
     } else {
-      encode_words(part, at_beginning && section.span.begin == 0, encoding);
+      encode_words(section.span.of(normalized), at_beginning && section.span.begin == 0, encoding);
     }
   }
 }
@@ -128,7 +127,7 @@ void Tokenizer::Impl::encode_section(std::string_view text, bool at_beginning, E
 void Tokenizer::Impl::encode_words(std::string_view text, bool at_beginning, Encoding& encoding) const {
   Words words{.text = std::string(text), .spans = {{0, text.size()}}, .at_beginning = at_beginning};
   if (pre_tokenizer) pre_tokenizer->apply(words, encoding.regex);
-  for (const tokenizer::Span& span : words.spans) model.encode(words.view(span), encoding.bpe, encoding.ids);
+  for (const tokenizer::Span& span : words.spans) model.encode(span.of(words.text), encoding.bpe, encoding.ids);
 }
 
 Tokenizer::Tokenizer(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
@@ -153,8 +152,7 @@ std::vector<std::int64_t> Tokenizer::encode(std::string_view text, bool add_spec
     if (section.token) {
       encoding.ids.push_back(*section.token);
     } else {
-      impl_->encode_section(text.substr(section.span.begin, section.span.end - section.span.begin), section.span.begin == 0,
-                            encoding);
+      impl_->encode_section(section.span.of(text), section.span.begin == 0, encoding);
     }
   }
   if (add_special_tokens) {

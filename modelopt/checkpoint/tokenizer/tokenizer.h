@@ -1,4 +1,4 @@
-// Text to token ids and back, as a HuggingFace tokenizer.json says. Ids and text agree with HuggingFace tokenizers 0.23.
+// Text to token ids and back, as a tokenizer.json says. Ids and text agree with HuggingFace tokenizers 0.23.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +12,9 @@
 
 namespace modelopt::checkpoint {
 
-/// A tokenizer read from tokenizer.json: BPE with everything that occurs in the files of Llama 2 and 3, Mistral, Qwen 2 and 3
-/// and SmolLM2. A file with any other part or key is refused. Copies share one immutable state, so a Tokenizer is cheap to copy
-/// and safe to use from several threads.
+/// A tokenizer read from tokenizer.json: BPE with everything that occurs in the files of Llama 2 and 3, Mistral, Qwen 2
+/// and 3 and SmolLM2. A file with any other part or key is refused. Copies share one immutable state, so a Tokenizer is
+/// cheap to copy and safe to use from several threads.
 class Tokenizer {
  public:
   /// Reads `path`, a tokenizer.json or a directory that holds one.
@@ -24,9 +24,9 @@ class Tokenizer {
   /// The same from the content of such a file; `name` stands for it in messages.
   [[nodiscard]] static Tokenizer from_json(std::string_view json, std::string_view name);
 
-  /// Token ids of `text`. With `add_special_tokens` the file's post-processor adds its own (a beginning-of-text token, say);
-  /// special tokens spelled out in the text become their ids either way.
-  /// Throws DataError if `text` is not valid UTF-8, with the offset of the first bad byte.
+  /// Token ids of `text`. With `add_special_tokens` the file's post-processor adds its own (a beginning-of-text token,
+  /// say); special tokens spelled out in the text become their ids either way. Throws DataError if `text` is not valid
+  /// UTF-8, with the offset of the first bad byte.
   [[nodiscard]] std::vector<std::int64_t> encode(std::string_view text, bool add_special_tokens) const;
 
   /// Text of `ids`, always valid UTF-8: bytes that do not form a character become U+FFFD.
@@ -53,8 +53,8 @@ class Tokenizer {
   std::shared_ptr<const Impl> impl_;
 };
 
-/// Decodes ids as they are generated. The pieces put together are exactly Tokenizer::decode() of all ids: what a later id can
-/// still change (an incomplete character, a run of byte tokens) is held back until it is certain.
+/// Decodes ids as they are generated. The pieces put together are exactly Tokenizer::decode() of all ids: what a later
+/// id can still change (an incomplete character, a run of byte tokens) is held back until it is certain.
 class IncrementalDecoder {
  public:
   IncrementalDecoder(const Tokenizer& tokenizer, bool skip_special_tokens);

@@ -37,7 +37,8 @@ struct ByteAlphabet {
     byte.fill(-1);
     char32_t next = 0x100;
     for (int value = 0; value < 256; ++value) {
-      const char32_t character = spells_itself(static_cast<std::uint8_t>(value)) ? static_cast<char32_t>(value) : next++;
+      const char32_t character =
+          spells_itself(static_cast<std::uint8_t>(value)) ? static_cast<char32_t>(value) : next++;
       append_utf8(spelling[static_cast<std::size_t>(value)], character);
       byte[character] = static_cast<std::int16_t>(value);
     }

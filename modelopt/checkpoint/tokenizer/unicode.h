@@ -9,8 +9,8 @@
 
 namespace modelopt::checkpoint::tokenizer {
 
-/// What stands at the beginning of some bytes: a character; a maximal subpart of an ill-formed sequence (Unicode 15, section 3.9:
-/// what one U+FFFD replaces); or the beginning of a character that the bytes end too early for.
+/// What stands at the beginning of some bytes: a character; a maximal subpart of an ill-formed sequence (Unicode 15,
+/// section 3.9: what one U+FFFD replaces); or the beginning of a character that the bytes end too early for.
 struct Utf8Sequence {
   enum class Kind : std::uint8_t { kCharacter, kIllFormed, kTruncated };
   Kind kind;
@@ -40,8 +40,8 @@ inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 /// A word character by UTS #18: Alphabetic, marks, decimal digits, connector punctuation, Join_Control.
 [[nodiscard]] bool is_word(char32_t code_point);
 
-/// The alphabet in which byte-level vocabularies spell bytes (from GPT-2): printable Latin-1 stands for itself, the other 68
-/// bytes for U+0100 … U+0143 in order.
+/// The alphabet in which byte-level vocabularies spell bytes (from GPT-2): printable Latin-1 stands for itself, the
+/// other 68 bytes for U+0100 … U+0143 in order.
 [[nodiscard]] std::string_view byte_to_alphabet(std::uint8_t byte);
 [[nodiscard]] std::optional<std::uint8_t> alphabet_to_byte(char32_t code_point);
 

@@ -1,5 +1,5 @@
-// Speed of the tokenizer: bench_tokenizer [TOKENIZER [TEXT]]. Times encoding and decoding of a text, and of texts that are slow where
-// an algorithm is quadratic: a megabyte of one letter, of blanks, of line breaks, of capitals.
+// Speed of the tokenizer: bench_tokenizer [TOKENIZER [TEXT]]. Times encoding and decoding of a text, and of texts that
+// are slow where an algorithm is quadratic: a megabyte of one letter, of blanks, of line breaks, of capitals.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -33,8 +33,8 @@ double median_seconds(const Action& action) {
 }
 
 void report(std::string_view name, std::size_t bytes, std::size_t tokens, double seconds) {
-  std::printf("%-24.*s %10zu bytes %9zu tokens %9.1f ms %8.1f MB/s\n", static_cast<int>(name.size()), name.data(), bytes, tokens,
-              seconds * 1e3, static_cast<double>(bytes) / seconds / 1e6);
+  std::printf("%-24.*s %10zu bytes %9zu tokens %9.1f ms %8.1f MB/s\n", static_cast<int>(name.size()), name.data(),
+              bytes, tokens, seconds * 1e3, static_cast<double>(bytes) / seconds / 1e6);
 }
 
 void bench_text(const Tokenizer& tokenizer, std::string_view name, const std::string& text) {

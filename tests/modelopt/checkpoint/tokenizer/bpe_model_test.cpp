@@ -11,7 +11,8 @@ namespace {
 using Ids = std::vector<std::int64_t>;
 using Json = nlohmann::ordered_json;
 
-Ids encode(std::string_view word, const std::function<void(Json& model)>& change = [](Json&) {}) {
+Ids encode(
+    std::string_view word, const std::function<void(Json& model)>& change = [](Json&) {}) {
   Json model = tiny_tokenizer()["model"];
   change(model);
   BpeModel::Scratch scratch;
@@ -70,9 +71,13 @@ TEST_CASE("a word seen before has the same tokens") {
   const BpeModel bpe(JsonNode(model, "model"));
   BpeModel::Scratch scratch;
   Ids ids;
-  for (int i = 0; i < 1000; ++i) bpe.encode(i % 2 == 0 ? "abcd" : "abc", scratch, ids);
-  REQUIRE(ids.size() == 1500);
-  for (std::size_t i = 0; i < ids.size(); i += 3) CHECK(Ids(ids.begin() + static_cast<std::ptrdiff_t>(i), ids.begin() + static_cast<std::ptrdiff_t>(i) + 3) == Ids{4, 6, 5});
+  Ids expected;
+  for (int i = 0; i < 1000; ++i) {
+    bpe.encode("abcd", scratch, ids);
+    bpe.encode("abc", scratch, ids);
+    expected.insert(expected.end(), {4, 6, 5});
+  }
+  CHECK(ids == expected);
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ Strings pieces(std::string_view json, const Strings& tokens) { return pieces(Dec
 TEST_CASE("byte level holds back an incomplete character") {
   constexpr std::string_view kByteLevel = R"({"type": "ByteLevel"})";
   CHECK(pieces(kByteLevel, {"Ġa", "ðŁ", "ĺ", "Ģb"}) == Strings{" a", "", "", "😀b", ""});
-  CHECK(pieces(kByteLevel, {"ðŁ", "a"}) == Strings{"", "\uFFFDa", ""});        // one for the maximal subpart
+  CHECK(pieces(kByteLevel, {"ðŁ", "a"}) == Strings{"", "\uFFFDa", ""});  // one for the maximal subpart
   CHECK(pieces(kByteLevel, {"ðŁ", "ð"}) == Strings{"", "\uFFFD", "\uFFFD"});
   CHECK(pieces(kByteLevel, {"Ģ", "Ģ"}) == Strings{"\uFFFD", "\uFFFD", ""});
   CHECK(pieces(kByteLevel, {"Ġ<|é 語|>"}) == Strings{"Ġ<|é 語|>", ""});  // a character outside the alphabet: as it is
@@ -59,14 +59,16 @@ TEST_CASE("strip works on tokens before they are joined, on the text behind") {
 TEST_CASE("metaspace drops what was prepended, replace replaces, nothing joins with blanks") {
   CHECK(pieces(R"({"type": "Metaspace", "replacement": "▁"})", {"▁a▁b", "▁c"}) == Strings{"ab", " c", ""});
   CHECK(pieces(R"({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"})", {"▁a"}) == Strings{" a", ""});
-  CHECK(pieces(R"({"type": "Replace", "pattern": {"String": "▁"}, "content": " "})", {"▁a", "b▁"}) == Strings{" a", "b ", ""});
+  CHECK(pieces(R"({"type": "Replace", "pattern": {"String": "▁"}, "content": " "})", {"▁a", "b▁"}) ==
+        Strings{" a", "b ", ""});
   CHECK(pieces(Decoder(), {"a", "b"}) == Strings{"a", " b", ""});
 }
 
 TEST_CASE("only Fuse and Strip may follow what joins the tokens") {
-  CHECK_THROWS_MATCHES(Decoder(node(R"({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteFallback"}]})")), DataError,
-                       Catch::Matchers::Message("part.json: $.decoders[1].type: \"ByteFallback\", expected Fuse or Strip behind a "
-                                                "step that joins all tokens"));
+  CHECK_THROWS_MATCHES(
+      Decoder(node(R"({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteFallback"}]})")), DataError,
+      Catch::Matchers::Message("part.json: $.decoders[1].type: \"ByteFallback\", expected Fuse or Strip behind a "
+                               "step that joins all tokens"));
 }
 
 }  // namespace

@@ -27,7 +27,8 @@ TEST_CASE("prepending and replacing") {
   CHECK(normalized(R"({"type": "Replace", "pattern": {"String": "aa"}, "content": "$0"})", "aaab") == "$0ab");
   CHECK(normalized(R"({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "_"})", "a  b c   ") == "a_b c_");
   CHECK(normalized(R"({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": " "},
-                      {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]})", "a b") == "▁a▁b");
+                      {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]})",
+                   "a b") == "▁a▁b");
 }
 
 }  // namespace

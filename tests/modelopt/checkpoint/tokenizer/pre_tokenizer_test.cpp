@@ -16,7 +16,7 @@ Strings words_of(std::string_view json, const std::string& text, bool at_beginni
   RegexScratch scratch;
   read_pre_tokenizer(node(json))->apply(words, scratch);
   Strings result;
-  for (const Span& span : words.spans) result.emplace_back(words.view(span));
+  for (const Span& span : words.spans) result.emplace_back(span.of(words.text));
   return result;
 }
 
@@ -36,7 +36,9 @@ TEST_CASE("digits are all of category N") {
 }
 
 TEST_CASE("metaspace: blanks begin words") {
-  const auto metaspace = [](std::string_view rest) { return str(R"({"type": "Metaspace", "replacement": "▁")", rest, "}"); };
+  const auto metaspace = [](std::string_view rest) {
+    return str(R"({"type": "Metaspace", "replacement": "▁")", rest, "}");
+  };
   CHECK(words_of(metaspace(""), "a  b") == Strings{"▁a", "▁", "▁b"});
   CHECK(words_of(metaspace(""), " a") == Strings{"▁a"});
   CHECK(words_of(metaspace(R"(, "prepend_scheme": "first")"), "a") == Strings{"▁a"});

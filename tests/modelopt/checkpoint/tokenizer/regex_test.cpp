@@ -63,7 +63,8 @@ TEST_CASE("malformed patterns are refused with their offset in the file's spelli
   refuses(R"(a\bc)", R"("\b" at offset 1)" + here + "not a supported escape");
   refuses(R"((a)\1)", R"("\1" at offset 3)" + here + "not a supported escape");
   refuses(R"([\W])", R"("\W" at offset 1)" + here + "not supported in a character class");
-  refuses(R"(\p{Greek})", R"("\p{Greek}" at offset 0)" + here + "expected a general category of Unicode, such as L or Nd");
+  refuses(R"(\p{Greek})",
+          R"("\p{Greek}" at offset 0)" + here + "expected a general category of Unicode, such as L or Nd");
   refuses(R"(\pL)", R"("\p" at offset 0)" + here + "expected a category in braces");
   refuses(R"(\x{})", R"("\x{}" at offset 0)" + here + "not a whole code point");
   refuses(R"(\u12)", R"("\u12" at offset 0)" + here + "not a whole code point");

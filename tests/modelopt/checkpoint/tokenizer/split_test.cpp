@@ -17,12 +17,14 @@ Strings split(Pattern pattern, SplitBehavior behavior, bool invert, const std::s
   RegexScratch scratch;
   Split(std::move(pattern), behavior, invert).apply(words, scratch);
   Strings result;
-  for (const Span& span : words.spans) result.emplace_back(words.view(span));
+  for (const Span& span : words.spans) result.emplace_back(span.of(words.text));
   return result;
 }
 
 TEST_CASE("what becomes of a match, by behavior") {
-  const auto at_dash = [](SplitBehavior behavior) { return split(Pattern("-"), behavior, false, "the-final--countdown"); };
+  const auto at_dash = [](SplitBehavior behavior) {
+    return split(Pattern("-"), behavior, false, "the-final--countdown");
+  };
   CHECK(at_dash(SplitBehavior::kRemoved) == Strings{"the", "final", "countdown"});
   CHECK(at_dash(SplitBehavior::kIsolated) == Strings{"the", "-", "final", "-", "-", "countdown"});
   CHECK(at_dash(SplitBehavior::kMergedWithPrevious) == Strings{"the-", "final-", "-", "countdown"});
@@ -31,7 +33,9 @@ TEST_CASE("what becomes of a match, by behavior") {
 }
 
 TEST_CASE("inverted, what lies between the matches counts as the match") {
-  const auto words = [](SplitBehavior behavior) { return split(Pattern(Regex("[a-z]+", "test")), behavior, true, "-ab--cd"); };
+  const auto words = [](SplitBehavior behavior) {
+    return split(Pattern(Regex("[a-z]+", "test")), behavior, true, "-ab--cd");
+  };
   CHECK(words(SplitBehavior::kRemoved) == Strings{"ab", "cd"});
   CHECK(words(SplitBehavior::kMergedWithPrevious) == Strings{"-", "ab--", "cd"});
   CHECK(words(SplitBehavior::kMergedWithNext) == Strings{"-ab", "--cd"});
@@ -55,9 +59,10 @@ TEST_CASE("each word is a text of its own") {
 
 TEST_CASE("behaviors have names") {
   CHECK(read_split_behavior(node(R"("MergedWithNext")")) == SplitBehavior::kMergedWithNext);
-  CHECK_THROWS_MATCHES(read_split_behavior(node(R"("Merged")")), DataError,
-                       Catch::Matchers::Message("part.json: $: \"Merged\", expected Removed, Isolated, MergedWithPrevious, "
-                                                "MergedWithNext or Contiguous"));
+  CHECK_THROWS_MATCHES(
+      read_split_behavior(node(R"("Merged")")), DataError,
+      Catch::Matchers::Message("part.json: $: \"Merged\", expected Removed, Isolated, MergedWithPrevious, "
+                               "MergedWithNext or Contiguous"));
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // A tokenizer small enough to see through, for tests to change.
 #pragma once
 
+#include <deque>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -24,11 +26,23 @@ inline nlohmann::ordered_json tiny_tokenizer() {
   })");
 }
 
-inline Tokenizer load(const nlohmann::ordered_json& document) { return Tokenizer::from_json(document.dump(), "tiny.json"); }
+/// An entry of "added_tokens" in which the named flags are true.
+inline nlohmann::ordered_json added_token(int id, std::string_view content,
+                                          std::initializer_list<const char*> flags = {}) {
+  nlohmann::ordered_json token = {{"id", id}, {"content", content}};
+  for (const char* flag : {"single_word", "lstrip", "rstrip", "normalized", "special"}) token[flag] = false;
+  for (const char* flag : flags) token[flag] = true;
+  return token;
+}
+
+inline Tokenizer load(const nlohmann::ordered_json& document) {
+  return Tokenizer::from_json(document.dump(), "tiny.json");
+}
 
 /// A part of a tokenizer.json by its text. The document lives until the end of the program.
 inline JsonNode node(std::string_view json) {
-  return {*new nlohmann::ordered_json(nlohmann::ordered_json::parse(json)), "part.json"};
+  static std::deque<nlohmann::ordered_json> documents;
+  return {documents.emplace_back(nlohmann::ordered_json::parse(json)), "part.json"};
 }
 
 }  // namespace modelopt::checkpoint::tokenizer

@@ -17,6 +17,7 @@ namespace {
 
 using Catch::Matchers::Message;
 using Ids = std::vector<std::int64_t>;
+using tokenizer::added_token;
 using tokenizer::load;
 using tokenizer::tiny_tokenizer;
 
@@ -111,7 +112,8 @@ TEST_CASE("tokens are found by name and by id") {
 TEST_CASE("text that is not UTF-8 and ids without a token are refused") {
   const Tokenizer tokenizer = load(tiny_tokenizer());
   CHECK_THROWS_MATCHES(tokenizer.encode("ab\xC3(", false), DataError, Message("text is not valid UTF-8 at byte 2"));
-  CHECK_THROWS_MATCHES(tokenizer.encode("\xED\xA0\x80", false), DataError, Message("text is not valid UTF-8 at byte 0"));
+  CHECK_THROWS_MATCHES(tokenizer.encode("\xED\xA0\x80", false), DataError,
+                       Message("text is not valid UTF-8 at byte 0"));
   const std::string unknown = "token id 8 has no token, expected one of the 8 ids from 0 to 7";
   CHECK_THROWS_MATCHES(tokenizer.decode(Ids{0, 8}, false), DataError, Message(unknown));
   IncrementalDecoder decoder(tokenizer, false);
@@ -132,46 +134,36 @@ TEST_CASE("a template adds its tokens on demand only") {
   CHECK(tokenizer.encode("", false).empty());
 }
 
-Ids encode_with_added(std::string_view added_tokens, std::string_view text) {
+Ids encode_with_added(const nlohmann::ordered_json& added_tokens, std::string_view text) {
   auto document = tiny_tokenizer();
-  document["added_tokens"] = nlohmann::ordered_json::parse(added_tokens);
+  document["added_tokens"] = added_tokens;
   document["model"]["vocab"].update({{" ", 20}, {"x", 21}, {"\u00A0", 22}, {"<", 23}});
   return load(document).encode(text, false);
 }
 
 TEST_CASE("added tokens: leftmost, then longest") {
-  constexpr std::string_view kTokens = R"([
-    {"id": 7, "content": "ab", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false},
-    {"id": 8, "content": "abx", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false},
-    {"id": 9, "content": "bxcd", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false}])";
-  // "ab" has to keep the id that the vocabulary gives it.
-  std::string tokens(kTokens);
-  tokens.replace(tokens.find("\"id\": 7"), 7, "\"id\": 4");
+  const nlohmann::ordered_json tokens = {added_token(4, "ab"), added_token(8, "abx"), added_token(9, "bxcd")};
   CHECK(encode_with_added(tokens, "abxcd") == Ids{8, 6});
   CHECK(encode_with_added(tokens, "abab") == Ids{4, 4});
   CHECK(encode_with_added(tokens, "xbxcd") == Ids{21, 9});
 }
 
 TEST_CASE("added tokens: lstrip and rstrip take all white space, single_word needs word boundaries") {
-  constexpr std::string_view kTokens = R"([
-    {"id": 7, "content": "<l>", "single_word": false, "lstrip": true, "rstrip": false, "normalized": false, "special": true},
-    {"id": 8, "content": "<r>", "single_word": false, "lstrip": false, "rstrip": true, "normalized": false, "special": true},
-    {"id": 9, "content": "xx", "single_word": true, "lstrip": false, "rstrip": false, "normalized": false, "special": true}])";
-  CHECK(encode_with_added(kTokens, "a \u00A0<l> b") == Ids{0, 7, 20, 1});
-  CHECK(encode_with_added(kTokens, "a <r> \u00A0b") == Ids{0, 20, 8, 1});
-  CHECK(encode_with_added(kTokens, "<r>  <l>") == Ids{8, 7});
-  CHECK(encode_with_added(kTokens, "a xx") == Ids{0, 20, 9});
-  CHECK(encode_with_added(kTokens, "axx") == Ids{0, 21, 21});
-  CHECK(encode_with_added(kTokens, "<xx<") == Ids{23, 9, 23});
-  CHECK(encode_with_added(kTokens, "xxé") == Ids{21, 21});
+  const nlohmann::ordered_json tokens = {added_token(7, "<l>", {"lstrip"}), added_token(8, "<r>", {"rstrip"}),
+                                         added_token(9, "xx", {"single_word"})};
+  CHECK(encode_with_added(tokens, "a \u00A0<l> b") == Ids{0, 7, 20, 1});
+  CHECK(encode_with_added(tokens, "a <r> \u00A0b") == Ids{0, 20, 8, 1});
+  CHECK(encode_with_added(tokens, "<r>  <l>") == Ids{8, 7});
+  CHECK(encode_with_added(tokens, "a xx") == Ids{0, 20, 9});
+  CHECK(encode_with_added(tokens, "axx") == Ids{0, 21, 21});
+  CHECK(encode_with_added(tokens, "<xx<") == Ids{23, 9, 23});
+  CHECK(encode_with_added(tokens, "xxé") == Ids{21, 21});
 }
 
 TEST_CASE("normalized added tokens are found in normalized text, the others in the raw one") {
   auto document = tiny_tokenizer();
   document["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", "X"}}}, {"content", "d"}};
-  document["added_tokens"] = nlohmann::ordered_json::parse(R"([
-    {"id": 7, "content": "[X]", "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": true},
-    {"id": 8, "content": "{X}", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}])");
+  document["added_tokens"] = {added_token(7, "[X]", {"normalized", "special"}), added_token(8, "{X}", {"special"})};
   const Tokenizer tokenizer = load(document);
   CHECK(tokenizer.encode("[X]a[d]", false) == Ids{7, 0, 7});
   CHECK(tokenizer.encode("{X}a{d}X", false) == Ids{8, 0, 3, 3});

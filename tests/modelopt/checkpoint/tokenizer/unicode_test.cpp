@@ -60,7 +60,8 @@ TEST_CASE("the byte alphabet spells every byte with a character of its own") {
 }
 
 TEST_CASE("white space and word characters are Unicode's") {
-  for (const char32_t c : {U' ', U'\t', U'\x0B', U'\x85', U'\xA0', U'\u1680', U'\u2028', U'\u202F', U'\u3000'}) CHECK(is_white_space(c));
+  for (const char32_t c : {U' ', U'\t', U'\x0B', U'\x85', U'\xA0', U'\u1680', U'\u2028', U'\u202F', U'\u3000'})
+    CHECK(is_white_space(c));
   for (const char32_t c : {U'\0', U'\x1C', U'\u180E', U'\u200B', U'\u2060', U'\uFEFF'}) CHECK_FALSE(is_white_space(c));
   for (const char32_t c : {U'a', U'é', U'7', U'_', U'\u0301', U'語', U'\u200D', U'\u0661'}) CHECK(is_word(c));
   for (const char32_t c : {U' ', U'-', U'½', U'²', U'€', U'\u3000'}) CHECK_FALSE(is_word(c));
