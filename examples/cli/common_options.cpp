@@ -17,9 +17,9 @@ void check_device(const std::string& device) {
   if (device == "cpu") return;
   const std::string_view name(device);
   const std::string_view index = name.substr(0, 5) == "cuda:" ? name.substr(5) : std::string_view();
-  const bool cuda = device == "cuda" || (!index.empty() && index.size() <= 3 && std::all_of(index.begin(), index.end(), [](unsigned char c) {
-                                           return std::isdigit(c) != 0;
-                                         }));
+  const bool cuda = device == "cuda" ||
+                    (!index.empty() && index.size() <= 3 &&
+                     std::all_of(index.begin(), index.end(), [](unsigned char c) { return std::isdigit(c) != 0; }));
   MODELOPT_CHECK(cuda, UsageError, "--device ", device, ": expected cpu, cuda or cuda:N");
   throw Unsupported(str("--device ", device, ": this version has no CUDA backends, expected cpu"));
 }
@@ -29,17 +29,22 @@ void check_device(const std::string& device) {
 void add_common_options(CLI::App& command, CommonOptions& options) {
   const std::string group = "Common options";
   command.add_option("--device", options.device, "cpu, cuda or cuda:N (default: cpu)")->group(group);
-  command.add_option("--dtype", options.dtype, "arithmetic of the model: auto (as the weights are stored), float32, bfloat16, float16")
+  command
+      .add_option("--dtype", options.dtype,
+                  "arithmetic of the model: auto (float32 on the CPU), float32, bfloat16, float16")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16", "float16"}))
       ->group(group);
-  command.add_option("--backend", options.backend, "of the sparse method: auto (as its configuration says), eager, fused")
+  command
+      .add_option("--backend", options.backend, "of the sparse method: auto (as its configuration says), eager, fused")
       ->check(CLI::IsMember({"auto", "eager", "fused", "pytorch", "triton"}))
       ->group(group);
   command.add_option("--kernel", options.kernel, "of the attention operator: auto, reference, cpu, sm80, sm90")
       ->check(CLI::IsMember({"auto", "reference", "cpu", "sm80", "sm90"}))
       ->group(group);
   command.add_option("--seed", options.seed, "of sampling (default: 0)")->group(group);
-  command.add_option("--threads", options.threads, "CPU threads (default: all cores)")->check(CLI::Range(1, 4096))->group(group);
+  command.add_option("--threads", options.threads, "CPU threads (default: all cores)")
+      ->check(CLI::Range(1, 4096))
+      ->group(group);
   CLI::Option* verbose = command.add_flag("-v,--verbose", options.verbose, "more log lines")->group(group);
   command.add_flag("-q,--quiet", options.quiet, "errors only, and no progress bars")->excludes(verbose)->group(group);
   command.add_option("--progress", options.progress, "progress bars on stderr: auto (where it is a terminal), on, off")

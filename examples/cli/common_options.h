@@ -25,7 +25,8 @@ struct CommonOptions {
 
 void add_common_options(CLI::App& command, CommonOptions& options);
 
-/// Sets the log level and the number of threads. Throws UsageError for a device that is no device, Unsupported for CUDA.
+/// Sets the log level and the number of threads. Throws UsageError for a device that is no device, Unsupported for
+/// CUDA.
 void apply_common_options(const CommonOptions& options);
 
 [[nodiscard]] ProgressMode progress_mode(const CommonOptions& options);

@@ -14,7 +14,8 @@ namespace {
 // Names of upstream's example script to presets of ours.
 std::string preset_of(const std::string& upstream_name) {
   if (upstream_name == "sparse_softmax") return std::string(presets::SPARSE_SOFTMAX_DEFAULT.name);
-  const std::set<std::string> later = {"skip_softmax_calib", "skip_softmax_calib_sparse24", "skip_softmax_triton_calib"};
+  const std::set<std::string> later = {"skip_softmax_calib", "skip_softmax_calib_sparse24",
+                                       "skip_softmax_triton_calib"};
   MODELOPT_CHECK(!later.contains(upstream_name), UsageError, "--sparse_attn ", upstream_name,
                  ": skip-softmax is not built yet, expected sparse_softmax");
   throw UsageError(str("--sparse_attn ", upstream_name, ": expected sparse_softmax"));
@@ -24,8 +25,10 @@ void check_contradictions(const ConfigOptions& options, const CommonOptions& com
   MODELOPT_CHECK(options.names.empty() || options.upstream_name.empty(), UsageError,
                  "--config and --sparse_attn both name a configuration, expected one of them");
   if (!options.dense) return;
-  MODELOPT_CHECK(!options.names_any(), UsageError, "--dense runs without sparsity, and --config or --sparse_attn asks for it");
-  MODELOPT_CHECK(options.assignments.empty(), UsageError, "--dense runs without sparsity, so --set has nothing to change");
+  MODELOPT_CHECK(!options.names_any(), UsageError,
+                 "--dense runs without sparsity, and --config or --sparse_attn asks for it");
+  MODELOPT_CHECK(options.assignments.empty(), UsageError,
+                 "--dense runs without sparsity, so --set has nothing to change");
   MODELOPT_CHECK(common.backend == "auto", UsageError, "--dense runs without sparsity, so --backend ", common.backend,
                  " has no method to choose for");
 }
@@ -34,15 +37,20 @@ void check_contradictions(const ConfigOptions& options, const CommonOptions& com
 
 void add_config_options(CLI::App& command, ConfigOptions& options, ConfigUse use) {
   const std::string group = "Sparsity";
-  CLI::Option* config = command.add_option("--config", options.names,
-                                           use == ConfigUse::kMany ? "preset or file; may be given several times" : "preset or file")
-                            ->type_name("NAME|FILE")
-                            ->group(group);
+  CLI::Option* config =
+      command
+          .add_option("--config", options.names,
+                      use == ConfigUse::kMany ? "preset or file; may be given several times" : "preset or file")
+          ->type_name("NAME|FILE")
+          ->group(group);
   // A single --config takes one value; a second one is an error of the parser, not a silent replacement.
   config->expected(1)->type_size(1);
   if (use == ConfigUse::kMany) config->take_all();
-  command.add_option("--sparse_attn", options.upstream_name, "upstream's name for a preset: sparse_softmax")->group(group);
-  command.add_option("--set", options.assignments, "change a field of every enabled pattern, or of one: 'PATTERN'.FIELD=VALUE")
+  command.add_option("--sparse_attn", options.upstream_name, "upstream's name for a preset: sparse_softmax")
+      ->group(group);
+  command
+      .add_option("--set", options.assignments,
+                  "change a field of every enabled pattern, or of one: 'PATTERN'.FIELD=VALUE")
       ->type_name("FIELD=VALUE")
       ->expected(1)
       ->take_all()
@@ -63,7 +71,8 @@ std::vector<eval::NamedConfig> named_configs(const ConfigOptions& options, const
   if (!options.upstream_name.empty()) names.push_back(preset_of(options.upstream_name));
   std::vector<eval::NamedConfig> configs;
   for (const auto& name : names) {
-    const bool repeated = std::any_of(configs.begin(), configs.end(), [&](const auto& other) { return other.name == name; });
+    const bool repeated =
+        std::any_of(configs.begin(), configs.end(), [&](const auto& other) { return other.name == name; });
     MODELOPT_CHECK(!repeated, UsageError, "--config ", name, ": is given twice");
     configs.push_back({name, config::load_config(name, overrides(options, common))});
   }

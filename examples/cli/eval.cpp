@@ -1,4 +1,5 @@
 // modelopt eval --model DIR --config … --text FILE | --token-ids FILE
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -56,7 +57,9 @@ std::string with_error(double value, const std::optional<double>& error, int dig
   return fixed(value, digits) + (error ? "±" + fixed(*error, digits) : "");
 }
 
-std::string percent(const std::optional<double>& share, int digits) { return share ? fixed(100.0 * *share, digits) : "-"; }
+std::string percent(const std::optional<double>& share, int digits) {
+  return share ? fixed(100.0 * *share, digits) : "-";
+}
 
 std::optional<double> ppl_error(double ppl, const std::optional<double>& nll_error) {
   if (!nll_error) return std::nullopt;
@@ -64,8 +67,12 @@ std::optional<double> ppl_error(double ppl, const std::optional<double>& nll_err
 }
 
 void add_row(TextTable& table, const eval::EvalResult& row) {
-  table.add_row({*row.config, with_error(row.ppl, ppl_error(row.ppl, row.nll_se), 2), with_error(*row.kld_mean, row.kld_se, 4),
-                 fixed(*row.kld_p99, 3), with_error(100.0 * *row.top1, row.top1_se ? std::optional(100.0 * *row.top1_se) : std::nullopt, 1),
+  const auto hundredfold = [](const std::optional<double>& value) {
+    return value ? std::optional<double>(100.0 * *value) : std::nullopt;
+  };
+  table.add_row({*row.config, with_error(row.ppl, ppl_error(row.ppl, row.nll_se), 2),
+                 significant(*row.kld_mean, 3) + (row.kld_se ? "±" + significant(*row.kld_se, 2) : ""),
+                 significant(*row.kld_p99, 3), with_error(100.0 * *row.top1, hundredfold(row.top1_se), 1),
                  percent(row.kept_fraction, 1), fixed(*row.seconds_sparse, 2)});
 }
 
@@ -74,11 +81,18 @@ std::string to_text(const std::vector<eval::EvalResult>& results) {
   std::string text;
   for (std::size_t i = 0; i < results.size();) {
     const auto& first = results[i];
-    text += str(i == 0 ? "" : "\n", first.windows, first.windows == 1 ? " window of " : " windows of ", first.seq_len, " tokens; dense: perplexity ",
-                with_error(first.dense_ppl, ppl_error(first.dense_ppl, first.dense_nll_se), 2), ", negative log-likelihood ",
-                with_error(first.dense_nll, first.dense_nll_se, 4), ", ", fixed(first.seconds_dense, 2), " s\n");
-    TextTable table({{"configuration"}, {"perplexity", Align::kRight}, {"KL divergence", Align::kRight}, {"p99", Align::kRight},
-                     {"top-1 %", Align::kRight}, {"kept %", Align::kRight}, {"seconds", Align::kRight}});
+    text += str(i == 0 ? "" : "\n", first.windows, first.windows == 1 ? " window of " : " windows of ", first.seq_len,
+                " tokens; dense: perplexity ",
+                with_error(first.dense_ppl, ppl_error(first.dense_ppl, first.dense_nll_se), 2),
+                ", negative log-likelihood ", with_error(first.dense_nll, first.dense_nll_se, 4), ", ",
+                fixed(first.seconds_dense, 2), " s\n");
+    TextTable table({{"configuration"},
+                     {"perplexity", Align::kRight},
+                     {"KL divergence", Align::kRight},
+                     {"p99", Align::kRight},
+                     {"top-1 %", Align::kRight},
+                     {"kept %", Align::kRight},
+                     {"seconds", Align::kRight}});
     const std::int64_t length = first.seq_len;
     bool any = false;
     for (; i < results.size() && results[i].seq_len == length; ++i) {
@@ -93,7 +107,8 @@ std::string to_text(const std::vector<eval::EvalResult>& results) {
 
 Json nullable(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
-Json to_data(const Options& options, const std::vector<eval::NamedConfig>& configs, const std::vector<eval::EvalResult>& results) {
+Json to_data(const Options& options, const std::vector<eval::NamedConfig>& configs,
+             const std::vector<eval::EvalResult>& results) {
   Json data;
   data["model"] = options.model;
   data["text"] = options.token_ids.empty() ? options.text : options.token_ids;
@@ -134,7 +149,8 @@ void run(const Options& options) {
 
 Command add_eval(CLI::App& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* parser = program.add_subcommand("eval", "Perplexity, KL divergence and agreement of sparse configurations beside the dense model");
+  CLI::App* parser = program.add_subcommand(
+      "eval", "Perplexity, KL divergence and agreement of sparse configurations beside the dense model");
   add_model_option(*parser, options->model);
   CLI::Option_group* input = parser->add_option_group("Input", "exactly one");
   input->add_option("--text", options->text, "a text file, tokenised without special tokens")->type_name("FILE");

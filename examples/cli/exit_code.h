@@ -21,19 +21,17 @@ class UsageError : public Error {
   using Error::Error;
 };
 
-/// The reader of our stdout has gone (`modelopt presets | head -1`): there is nobody to tell, so the program ends in silence.
+/// The reader of our stdout has gone (`modelopt presets | head -1`): there is nobody to tell, so the program ends in
+/// silence.
 class StdoutClosed : public std::exception {
  public:
   [[nodiscard]] const char* what() const noexcept override { return "standard output: its reader has gone"; }
 };
 
-/// Runs `body` and turns what it throws into "modelopt: error: …" on stderr and an exit code.
-template <typename Body>
-int guarded(Body&& body);
-
 /// Reports the exception that is being handled: one line (a line per problem for configurations), never a stack trace.
 int report_current_exception();
 
+/// Runs `body` and turns what it throws into "modelopt: error: …" on stderr and an exit code.
 template <typename Body>
 int guarded(Body&& body) {
   try {

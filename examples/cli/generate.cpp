@@ -39,12 +39,13 @@ void print_text(const Output& output, const std::string& text) {
 }
 
 // The text of a single prompt appears while it is generated.
-models::GenerateResult generate(const ModelSession& session, const Prompts& prompts, const models::GenerateConfig& config,
-                                const Output& output) {
+models::GenerateResult generate(const ModelSession& session, const Prompts& prompts,
+                                const models::GenerateConfig& config, const Output& output) {
   if (!prompts.tokenizer || prompts.rows.size() > 1) {
     const auto result = models::generate(*session.model, prompts.rows, config);
     for (const auto& sequence : result.sequences)
-      print_text(output, prompts.tokenizer ? prompts.tokenizer->decode(sequence.ids, true) + "\n" : Json(sequence.ids).dump() + "\n");
+      print_text(output, prompts.tokenizer ? prompts.tokenizer->decode(sequence.ids, true) + "\n"
+                                           : Json(sequence.ids).dump() + "\n");
     return result;
   }
   checkpoint::IncrementalDecoder decoder(*prompts.tokenizer, /*skip_special_tokens=*/true);
@@ -55,7 +56,8 @@ models::GenerateResult generate(const ModelSession& session, const Prompts& prom
 }
 
 std::string speed(std::int64_t tokens, double seconds) {
-  return str(tokens, " tokens in ", fixed(seconds, 2), " s (", fixed(static_cast<double>(tokens) / seconds, 0), " tokens/s)");
+  return str(tokens, " tokens in ", fixed(seconds, 2), " s (", fixed(static_cast<double>(tokens) / seconds, 0),
+             " tokens/s)");
 }
 
 void run(const Options& options) {

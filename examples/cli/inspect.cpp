@@ -31,31 +31,44 @@ struct Options {
 
 std::string model_type(models::ModelType type) {
   switch (type) {
-    case models::ModelType::kLlama: return "llama";
-    case models::ModelType::kMistral: return "mistral";
-    case models::ModelType::kQwen2: return "qwen2";
-    case models::ModelType::kQwen3: return "qwen3";
+    case models::ModelType::kLlama:
+      return "llama";
+    case models::ModelType::kMistral:
+      return "mistral";
+    case models::ModelType::kQwen2:
+      return "qwen2";
+    case models::ModelType::kQwen3:
+      return "qwen3";
   }
   throw Error("a model type without a name");
 }
 
 std::string rope_type(models::RopeType type) {
   switch (type) {
-    case models::RopeType::kDefault: return "default";
-    case models::RopeType::kLinear: return "linear";
-    case models::RopeType::kDynamic: return "dynamic";
-    case models::RopeType::kLlama3: return "llama3";
-    case models::RopeType::kYarn: return "yarn";
+    case models::RopeType::kDefault:
+      return "default";
+    case models::RopeType::kLinear:
+      return "linear";
+    case models::RopeType::kDynamic:
+      return "dynamic";
+    case models::RopeType::kLlama3:
+      return "llama3";
+    case models::RopeType::kYarn:
+      return "yarn";
   }
   throw Error("a RoPE type without a name");
 }
 
 std::string dtype_name(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kFloat: return "float32";
-    case at::kBFloat16: return "bfloat16";
-    case at::kHalf: return "float16";
-    default: return c10::toString(dtype);
+    case at::kFloat:
+      return "float32";
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    default:
+      return c10::toString(dtype);
   }
 }
 
@@ -63,7 +76,8 @@ Json describe(const ModelSession& session) {
   const models::ModelConfig& config = session.model->config();
   std::int64_t parameters = 0;
   for (const auto& parameter : session.model->parameters()) parameters += parameter.numel();
-  const bool sliding = std::any_of(config.sliding_window.begin(), config.sliding_window.end(), [](std::int64_t w) { return w > 0; });
+  const bool sliding =
+      std::any_of(config.sliding_window.begin(), config.sliding_window.end(), [](std::int64_t w) { return w > 0; });
   return {{"directory", session.directory.string()},
           {"model_type", model_type(config.type)},
           {"dtype", dtype_name(session.model->dtype())},
@@ -99,7 +113,8 @@ void run(const Options& options) {
   output.print(facts.render() + "\n");
   output.print(configs.empty() ? "attention modules\n" : str("attention modules under ", configs.front().name, "\n"));
   output.print(to_table(report));
-  for (const auto& pattern : report.unmatched_patterns) output.print(str("the pattern ", pattern, " matches no attention module\n"));
+  for (const auto& pattern : report.unmatched_patterns)
+    output.print(str("the pattern ", pattern, " matches no attention module\n"));
 
   data["config"] = configs.empty() ? Json(nullptr) : Json(configs.front().name);
   data.update(to_json(report));
@@ -110,7 +125,8 @@ void run(const Options& options) {
 
 Command add_inspect(CLI::App& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* parser = program.add_subcommand("inspect", "Show a model's architecture and attention modules, and what a configuration would match");
+  CLI::App* parser = program.add_subcommand(
+      "inspect", "Show a model's architecture and attention modules, and what a configuration would match");
   add_model_option(*parser, options->model);
   parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
   add_config_options(*parser, options->config, ConfigUse::kOne);

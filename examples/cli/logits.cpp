@@ -12,7 +12,6 @@
 #include <vector>
 
 #include <modelopt/checkpoint/safetensors_writer.h>
-#include <modelopt/util/log.h>
 
 #include "commands.h"
 #include "exit_code.h"
@@ -47,11 +46,13 @@ void fill_logits(models::CausalLM& model, const std::vector<std::int64_t>& row, 
   }
 }
 
-std::map<std::string, at::Tensor> compute(const ModelSession& session, const std::vector<std::vector<std::int64_t>>& rows,
+std::map<std::string, at::Tensor> compute(const ModelSession& session,
+                                          const std::vector<std::vector<std::int64_t>>& rows,
                                           const CommonOptions& common) {
   const at::NoGradGuard no_grad;
   const auto count = static_cast<std::int64_t>(rows.size());
-  const bool equal_lengths = std::all_of(rows.begin(), rows.end(), [&](const auto& row) { return row.size() == rows.front().size(); });
+  const bool equal_lengths =
+      std::all_of(rows.begin(), rows.end(), [&](const auto& row) { return row.size() == rows.front().size(); });
   std::map<std::string, at::Tensor> tensors;
   at::Tensor stacked;
   if (equal_lengths) {
@@ -61,8 +62,9 @@ std::map<std::string, at::Tensor> compute(const ModelSession& session, const std
   ProgressBar bar("logits", progress_mode(common));
   for (std::int64_t i = 0; i < count; ++i) {
     const auto& row = rows[static_cast<std::size_t>(i)];
-    at::Tensor out = equal_lengths ? stacked[i]
-                                   : at::empty({static_cast<std::int64_t>(row.size()), session.vocab_size()}, at::kFloat);
+    at::Tensor out = equal_lengths
+                         ? stacked[i]
+                         : at::empty({static_cast<std::int64_t>(row.size()), session.vocab_size()}, at::kFloat);
     fill_logits(*session.model, row, out);
     if (!equal_lengths) tensors["logits." + std::to_string(i)] = std::move(out);
     bar.update(i + 1, count);
@@ -94,20 +96,24 @@ void run(const Options& options) {
     shapes[name] = tensor.sizes().vec();
     output.print(modelopt::str(options.out, ": ", name, " ", tensor.sizes(), " float32\n"));
   }
-  output.finish({{"model", options.model},
-                 {"config", configs.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(configs.front().name)},
-                 {"out", options.out},
-                 {"tensors", std::move(shapes)}});
+  output.finish(
+      {{"model", options.model},
+       {"config", configs.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(configs.front().name)},
+       {"out", options.out},
+       {"tensors", std::move(shapes)}});
 }
 
 }  // namespace
 
 Command add_logits(CLI::App& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* parser = program.add_subcommand("logits", "Write the logits of given token ids, to compare with other software");
+  CLI::App* parser =
+      program.add_subcommand("logits", "Write the logits of given token ids, to compare with other software");
   add_model_option(*parser, options->model);
-  parser->add_option("--token-ids", options->token_ids, "JSON array of token ids, or of such arrays")->type_name("FILE")->required();
-  parser->add_option("--out", options->out, "tensor `logits` in fp32; rows of different lengths: logits.0, logits.1, …")
+  parser->add_option("--token-ids", options->token_ids, "JSON array of token ids, or of such arrays")
+      ->type_name("FILE")
+      ->required();
+  parser->add_option("--out", options->out, "tensor `logits` in fp32; rows of different lengths: logits.0, …")
       ->type_name("FILE.safetensors")
       ->required();
   parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");

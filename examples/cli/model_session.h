@@ -35,10 +35,12 @@ struct ModelSession {
 /// Loads with a progress bar, and checks that the operator's backend can run the model.
 [[nodiscard]] ModelSession load_session(const std::string& directory, const CommonOptions& common);
 
-/// `named` if there are any; otherwise what the checkpoint carries (announced in one line), unless --dense; otherwise nothing.
-/// Throws UsageError where --set or --backend have nothing to change.
-[[nodiscard]] std::vector<eval::NamedConfig> effective_configs(const ModelSession& session, std::vector<eval::NamedConfig> named,
-                                                               const ConfigOptions& options, const CommonOptions& common);
+/// `named` if there are any; otherwise what the checkpoint carries (announced in one line), unless --dense; otherwise
+/// nothing. Throws UsageError where --set or --backend have nothing to change.
+[[nodiscard]] std::vector<eval::NamedConfig> effective_configs(const ModelSession& session,
+                                                               std::vector<eval::NamedConfig> named,
+                                                               const ConfigOptions& options,
+                                                               const CommonOptions& common);
 
 /// Fills the model's slots; without a configuration they become dense.
 SparsifyReport apply_configs(const ModelSession& session, const std::vector<eval::NamedConfig>& configs);

@@ -55,11 +55,13 @@ void write_output_file(const std::string& path, std::string_view content) {
 
 void require_creatable(const std::string& option, const std::string& path) {
   std::error_code ignored;
-  MODELOPT_CHECK(!fs::is_directory(path, ignored), UsageError, option, " ", path, ": is a directory, expected a file name");
+  MODELOPT_CHECK(!fs::is_directory(path, ignored), UsageError, option, " ", path,
+                 ": is a directory, expected a file name");
   const fs::path parent = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
-  MODELOPT_CHECK(fs::is_directory(parent, ignored), UsageError, option, " ", path, ": there is no directory ", parent.string());
-  MODELOPT_CHECK(::access(parent.c_str(), W_OK) == 0, UsageError, option, " ", path, ": cannot write into ", parent.string(),
-                 ": ", std::strerror(errno));
+  MODELOPT_CHECK(fs::is_directory(parent, ignored), UsageError, option, " ", path, ": there is no directory ",
+                 parent.string());
+  MODELOPT_CHECK(::access(parent.c_str(), W_OK) == 0, UsageError, option, " ", path, ": cannot write into ",
+                 parent.string(), ": ", std::strerror(errno));
 }
 
 }  // namespace modelopt::cli

@@ -10,7 +10,7 @@
 #include "common_options.h"
 #include "exit_code.h"
 #include "output.h"
-#include "text_table.h"
+#include "text_layout.h"
 
 namespace modelopt::cli {
 namespace {
@@ -24,21 +24,23 @@ struct Options {
 void show(const Options& options) {
   const Output output(options.json);
   const presets::Preset* preset = presets::find(options.name);
-  MODELOPT_CHECK(preset != nullptr, UsageError, "there is no preset ", options.name, ", expected one of ", presets::names());
+  MODELOPT_CHECK(preset != nullptr, UsageError, "there is no preset ", options.name, ", expected one of ",
+                 presets::names());
   output.print(std::string(preset->json) + (preset->json.ends_with('\n') ? "" : "\n"));
   output.finish(nlohmann::ordered_json::parse(preset->json));
 }
 
 void list(const Options& options) {
   const Output output(options.json);
-  TextTable table({{"preset"}, {"purpose"}});
+  std::string text;
   nlohmann::ordered_json data = nlohmann::ordered_json::array();
   for (const auto& preset : presets::all()) {
     const config::SparseAttentionConfig config = preset;
-    table.add_row({std::string(preset.name), config.description});
+    text += std::string(preset.name) + "\n";
+    for (const auto& line : wrap(config.description, 96)) text += "    " + line + "\n";
     data.push_back({{"name", preset.name}, {"description", config.description}, {"config", config::to_json(config)}});
   }
-  output.print(table.render());
+  output.print(text);
   output.finish({{"presets", std::move(data)}});
 }
 

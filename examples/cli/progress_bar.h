@@ -10,8 +10,8 @@ namespace modelopt::cli {
 /// Where and whether bars are drawn: `kAuto` draws only when stderr is a terminal.
 enum class ProgressMode { kAuto, kOn, kOff };
 
-/// One task. On a terminal it redraws a single line, at most ten times a second; elsewhere (`kOn`) it writes a line per tenth.
-/// The destructor ends the line of an unfinished task, so that an error starts on its own.
+/// One task. On a terminal it redraws a single line, at most ten times a second; elsewhere (`kOn`) it writes a line per
+/// tenth. The destructor ends the line of an unfinished task, so that an error starts on its own.
 class ProgressBar {
  public:
   ProgressBar(std::string label, ProgressMode mode);

@@ -14,10 +14,12 @@ namespace modelopt::cli {
 
 void add_prompt_options(CLI::App& command, PromptOptions& options) {
   const std::string group = "Prompt";
-  CLI::Option* text = command.add_option("--prompt", options.text, "the prompt itself")->type_name("TEXT")->group(group);
-  CLI::Option* file = command.add_option("--prompt-file", options.file, "a text file (default: a passage of Newton's Opticks)")
-                          ->type_name("FILE")
-                          ->group(group);
+  CLI::Option* text =
+      command.add_option("--prompt", options.text, "the prompt itself")->type_name("TEXT")->group(group);
+  CLI::Option* file =
+      command.add_option("--prompt-file", options.file, "a text file (default: a passage of Newton's Opticks)")
+          ->type_name("FILE")
+          ->group(group);
   CLI::Option* ids = command.add_option("--token-ids", options.token_ids, "JSON array of token ids, or of such arrays")
                          ->type_name("FILE")
                          ->group(group);
@@ -33,8 +35,10 @@ void add_sampling_options(CLI::App& command, SamplingOptions& options) {
   command.add_option("--max-new-tokens,--max_new_tokens", options.max_new_tokens, "tokens to generate (default: 64)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->group(group);
-  command.add_flag("--do-sample,--do_sample", options.do_sample, "sample instead of taking the most likely token")->group(group);
-  command.add_option("--temperature", options.temperature, "with --do-sample; default: of generation_config.json")->group(group);
+  command.add_flag("--do-sample,--do_sample", options.do_sample, "sample instead of taking the most likely token")
+      ->group(group);
+  command.add_option("--temperature", options.temperature, "with --do-sample; default: of generation_config.json")
+      ->group(group);
   command.add_option("--top-k,--top_k", options.top_k, "with --do-sample; 0: all tokens")->group(group);
   command.add_option("--top-p,--top_p", options.top_p, "with --do-sample; 1: all tokens")->group(group);
 }
@@ -60,8 +64,9 @@ Prompts read_prompts(const ModelSession& session, const PromptOptions& options) 
   if (!options.token_ids.empty()) {
     prompts.rows = read_token_ids(options.token_ids, session.vocab_size());
   } else {
-    if (!prompts.tokenizer) prompts.tokenizer = load_tokenizer(session.directory, ", expected one, or --token-ids instead of a text");
-    const std::string text = options.text          ? *options.text
+    if (!prompts.tokenizer)
+      prompts.tokenizer = load_tokenizer(session.directory, ", expected one, or --token-ids instead of a text");
+    const std::string text = options.text           ? *options.text
                              : options.file.empty() ? std::string(kDefaultPrompt)
                                                     : read_file(options.file);
     prompts.rows = {prompts.tokenizer->encode(text, true)};
@@ -74,7 +79,8 @@ Prompts read_prompts(const ModelSession& session, const PromptOptions& options) 
   return prompts;
 }
 
-models::GenerateConfig generate_config(const ModelSession& session, const SamplingOptions& options, const CommonOptions& common) {
+models::GenerateConfig generate_config(const ModelSession& session, const SamplingOptions& options,
+                                       const CommonOptions& common) {
   const auto defaults = checkpoint::read_generation_config(session.directory, session.model->config());
   models::GenerateConfig config;
   config.max_new_tokens = options.max_new_tokens;

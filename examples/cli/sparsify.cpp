@@ -53,7 +53,10 @@ struct Continuations {
 
 // A continuation as text, or its ids where there is no tokenizer.
 std::string to_text(const models::GeneratedSequence& sequence, const Prompts& prompts) {
-  return prompts.tokenizer ? prompts.tokenizer->decode(sequence.ids, true) : Json(sequence.ids).dump();
+  if (prompts.tokenizer) return prompts.tokenizer->decode(sequence.ids, true);
+  std::string ids;
+  for (const std::int64_t id : sequence.ids) ids += (ids.empty() ? "" : " ") + std::to_string(id);
+  return ids;
 }
 
 std::string token_text(const std::vector<std::int64_t>& ids, std::size_t index, const Prompts& prompts) {
@@ -69,7 +72,8 @@ std::string side_by_side(const std::string& left, const std::string& right) {
   const std::size_t count = std::max(left_lines.size(), right_lines.size());
   left_lines.resize(count);
   right_lines.resize(count);
-  std::string text = pad_right("dense", kWidth) + " | sparse\n" + std::string(kWidth, '-') + "-+-" + std::string(kWidth, '-') + "\n";
+  std::string text =
+      pad_right("dense", kWidth) + " | sparse\n" + std::string(kWidth, '-') + "-+-" + std::string(kWidth, '-') + "\n";
   for (std::size_t i = 0; i < count; ++i) {
     std::string line = pad_right(left_lines[i], kWidth) + " | " + right_lines[i];
     line.erase(line.find_last_not_of(' ') + 1);
@@ -81,8 +85,10 @@ std::string side_by_side(const std::string& left, const std::string& right) {
 std::string difference_sentence(const Continuations& texts, const Prompts& prompts) {
   const auto index = texts.first_difference();
   if (!index) return str("The continuations are the same, ", texts.dense.ids.size(), " tokens long.\n");
-  return str("They first differ at token ", *index + 1, " of ", std::max(texts.dense.ids.size(), texts.sparse.ids.size()),
-             ": dense ", token_text(texts.dense.ids, *index, prompts), ", sparse ", token_text(texts.sparse.ids, *index, prompts), ".\n");
+  return str("They first differ at token ", *index + 1, " of ",
+             std::max(texts.dense.ids.size(), texts.sparse.ids.size()), ": dense ",
+             token_text(texts.dense.ids, *index, prompts), ", sparse ", token_text(texts.sparse.ids, *index, prompts),
+             ".\n");
 }
 
 std::string comparison_table(const eval::EvalResult& result) {
@@ -97,9 +103,10 @@ std::string comparison_table(const eval::EvalResult& result) {
 }
 
 // KL divergence and the rest over all positions of the prompt; one window that is as long as it.
-eval::EvalResult compare(const ModelSession& session, const std::vector<std::int64_t>& prompt, const eval::NamedConfig& config,
-                         const CommonOptions& common) {
-  MODELOPT_CHECK(prompt.size() >= 2, UsageError, "the prompt has 1 token, expected at least 2 to compare predictions on");
+eval::EvalResult compare(const ModelSession& session, const std::vector<std::int64_t>& prompt,
+                         const eval::NamedConfig& config, const CommonOptions& common) {
+  MODELOPT_CHECK(prompt.size() >= 2, UsageError,
+                 "the prompt has 1 token, expected at least 2 to compare predictions on");
   ProgressBar bar("comparing", progress_mode(common));
   eval::EvalOptions options;
   options.seq_lens = {static_cast<std::int64_t>(prompt.size())};
@@ -167,11 +174,12 @@ void run(const Options& options) {
   const auto named = named_configs(options.config, options.common);
   const ModelSession session = load_session(options.model, options.common);
   const auto configs = effective_configs(session, named, options.config, options.common);
-  MODELOPT_CHECK(!configs.empty(), UsageError, "sparsify needs --config NAME|FILE, and ", options.model, " carries none of its own");
+  MODELOPT_CHECK(!configs.empty(), UsageError, "sparsify needs --config NAME|FILE, and ", options.model,
+                 " carries none of its own");
   const eval::NamedConfig& config = configs.front();
   const Prompts prompts = read_prompts(session, options.prompt);
-  MODELOPT_CHECK(prompts.rows.size() == 1, UsageError, "--token-ids ", options.prompt.token_ids, ": has ", prompts.rows.size(),
-                 " rows, expected one prompt");
+  MODELOPT_CHECK(prompts.rows.size() == 1, UsageError, "--token-ids ", options.prompt.token_ids, ": has ",
+                 prompts.rows.size(), " rows, expected one prompt");
 
   const SparsifyReport report = apply_configs(session, configs);
   output.print(str(options.model, " with ", config.name, ": ", report.sparse_modules(), " of ", report.modules.size(),
@@ -182,7 +190,8 @@ void run(const Options& options) {
   const auto generation = generate_config(session, options.sampling, options.common);
   const Continuations texts = continue_prompt(session, prompts, config, generation, options.common);
   output.print(str("The prompt (", prompt.size(), " tokens) continues\n\n",
-                   side_by_side(to_text(texts.dense, prompts), to_text(texts.sparse, prompts)), "\n", difference_sentence(texts, prompts)));
+                   side_by_side(to_text(texts.dense, prompts), to_text(texts.sparse, prompts)), "\n",
+                   difference_sentence(texts, prompts)));
   if (!options.export_dir.empty()) {
     write_export(session, options, config);
     output.print(str("\nWrote ", options.export_dir, "\n"));
@@ -201,10 +210,12 @@ void run(const Options& options) {
 
 Command add_sparsify(CLI::App& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* parser =
-      program.add_subcommand("sparsify", "Apply a sparse configuration, compare output before and after, export the result");
+  CLI::App* parser = program.add_subcommand(
+      "sparsify", "Apply a sparse configuration, compare output before and after, export the result");
   add_model_option(*parser, options->model);
-  parser->add_option("--export,--export_dir", options->export_dir, "write a HuggingFace directory that carries the configuration")
+  parser
+      ->add_option("--export,--export_dir", options->export_dir,
+                   "write a HuggingFace directory that carries the configuration")
       ->type_name("DIR");
   parser->add_flag("--overwrite", options->overwrite, "let --export replace an existing model directory");
   parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");

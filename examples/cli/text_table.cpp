@@ -24,8 +24,8 @@ std::string formatted(const char* format, int digits, double value) {
 TextTable::TextTable(std::vector<Column> columns) : columns_(std::move(columns)) {}
 
 void TextTable::add_row(std::vector<std::string> cells) {
-  MODELOPT_CHECK(cells.size() == columns_.size(), InvalidArgument, "a table row has ", cells.size(), " cells, expected ",
-                 columns_.size());
+  MODELOPT_CHECK(cells.size() == columns_.size(), InvalidArgument, "a table row has ", cells.size(),
+                 " cells, expected ", columns_.size());
   rows_.push_back(std::move(cells));
 }
 

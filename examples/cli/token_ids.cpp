@@ -11,7 +11,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::vector<std::int64_t> parse_row(const Json& row, const std::string& where, const std::string& path, std::int64_t vocab_size) {
+std::vector<std::int64_t> parse_row(const Json& row, const std::string& where, const std::string& path,
+                                    std::int64_t vocab_size) {
   MODELOPT_CHECK(!row.empty(), DataError, path, ": ", where, ": is empty, expected at least one token id");
   std::vector<std::int64_t> ids;
   ids.reserve(row.size());

@@ -42,15 +42,18 @@ std::string decode_line(const checkpoint::Tokenizer& tokenizer, const Json& line
 }
 
 void run(const Options& options) {
-  MODELOPT_CHECK(!(options.decode && options.no_special), UsageError, "--no-special is for encoding, expected --skip-special with --decode");
-  MODELOPT_CHECK(options.decode || !options.skip_special, UsageError, "--skip-special is for --decode, expected --no-special without it");
+  MODELOPT_CHECK(!(options.decode && options.no_special), UsageError,
+                 "--no-special is for encoding, expected --skip-special with --decode");
+  MODELOPT_CHECK(options.decode || !options.skip_special, UsageError,
+                 "--skip-special is for --decode, expected --no-special without it");
   const auto tokenizer = load_tokenizer(options.model, "");
   std::string line;
   for (std::int64_t number = 1; std::getline(std::cin, line); ++number) {
     const Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     try {
       write_stdout((options.decode ? decode_line(tokenizer, parsed, options.skip_special)
-                                   : encode_line(tokenizer, parsed, !options.no_special)) + "\n");
+                                   : encode_line(tokenizer, parsed, !options.no_special)) +
+                   "\n");
     } catch (const DataError& error) {
       throw DataError(str("standard input, line ", number, ": ", error.what()));
     }
@@ -62,7 +65,8 @@ void run(const Options& options) {
 Command add_tokenize(CLI::App& program) {
   const auto options = std::make_shared<Options>();
   CLI::App* parser = program.add_subcommand(
-      "tokenize", "Read a JSON string per line from stdin, print a JSON array of token ids per line; --decode goes back");
+      "tokenize",
+      "Read a JSON string per line from stdin, print a JSON array of token ids per line; --decode goes back");
   add_model_option(*parser, options->model);
   parser->add_flag("--decode", options->decode, "read arrays of ids, print strings");
   parser->add_flag("--no-special", options->no_special, "do not add the tokens of the post-processor");

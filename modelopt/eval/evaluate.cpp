@@ -102,8 +102,8 @@ EvalResult sparse_result(const EvalResult& dense, const Tally& sparse, const std
 }
 
 // One window: dense, each configuration, then the comparison of their predictions.
-void run_window(models::CausalLM& model, Window window, const std::vector<NamedConfig>& configs, const std::string& kernel,
-                Tally& dense, std::vector<Tally>& sparse) {
+void run_window(models::CausalLM& model, Window window, const std::vector<NamedConfig>& configs,
+                const std::string& kernel, Tally& dense, std::vector<Tally>& sparse) {
   SparsifyOptions slots;
   slots.kernel = kernel;
   sparsify(model, config::SparseAttentionConfig{}, slots);
@@ -134,7 +134,8 @@ class Desparsify {
   models::CausalLM& model_;
 };
 
-std::vector<std::vector<Window>> windows_by_length(const std::vector<std::vector<std::int64_t>>& rows, const EvalOptions& options) {
+std::vector<std::vector<Window>> windows_by_length(const std::vector<std::vector<std::int64_t>>& rows,
+                                                   const EvalOptions& options) {
   MODELOPT_CHECK(!options.seq_lens.empty(), InvalidArgument, "no window length is given, expected at least one");
   std::size_t longest = 0;
   for (const auto& row : rows) longest = std::max(longest, row.size());
@@ -144,7 +145,8 @@ std::vector<std::vector<Window>> windows_by_length(const std::vector<std::vector
     const std::size_t count = result.back().size();
     MODELOPT_CHECK(count > 0, InvalidArgument, "no window of ", length, " tokens: the longest text has ", longest);
     if (count < static_cast<std::size_t>(options.windows))
-      log::warn(str("windows of ", length, " tokens: ", count, " instead of ", options.windows, ", the text has no more"));
+      log::warn(
+          str("windows of ", length, " tokens: ", count, " instead of ", options.windows, ", the text has no more"));
   }
   return result;
 }
@@ -175,13 +177,16 @@ std::vector<EvalResult> evaluate(models::CausalLM& model, const std::vector<std:
     }
     const EvalResult reference = dense_result(dense, options.seq_lens[i]);
     if (configs.empty()) results.push_back(reference);
-    for (std::size_t c = 0; c < configs.size(); ++c) results.push_back(sparse_result(reference, sparse[c], configs[c].name));
+    for (std::size_t c = 0; c < configs.size(); ++c)
+      results.push_back(sparse_result(reference, sparse[c], configs[c].name));
   }
   return results;
 }
 
 nlohmann::ordered_json to_json(const EvalResult& result) {
-  const auto nullable = [](const auto& value) { return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr); };
+  const auto nullable = [](const auto& value) {
+    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+  };
   return {{"config", nullable(result.config)},
           {"seq_len", result.seq_len},
           {"windows", result.windows},

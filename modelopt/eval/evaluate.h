@@ -54,12 +54,14 @@ struct EvalResult {
   std::optional<double> seconds_sparse;
 };
 
-/// Runs each window once dense and once per configuration. Of one window, hidden states are in memory, logits only in pieces.
+/// Runs each window once dense and once per configuration. Of one window, hidden states are in memory, logits only in
+/// pieces.
 ///
-/// rows: token ids of each text, see cut_windows. Without configurations, one result per length for the dense model alone.
-/// Returns results in the order of lengths, then configurations. The model is left without sparsity.
-/// Throws InvalidArgument for a length no row reaches, and what sparsify() throws.
-[[nodiscard]] std::vector<EvalResult> evaluate(models::CausalLM& model, const std::vector<std::vector<std::int64_t>>& rows,
+/// rows: token ids of each text, see cut_windows. Without configurations, one result per length for the dense model
+/// alone. Returns results in the order of lengths, then configurations. The model is left without sparsity. Throws
+/// InvalidArgument for a length no row reaches, and what sparsify() throws.
+[[nodiscard]] std::vector<EvalResult> evaluate(models::CausalLM& model,
+                                               const std::vector<std::vector<std::int64_t>>& rows,
                                                const std::vector<NamedConfig>& configs, const EvalOptions& options);
 
 /// {"config": …, "seq_len": …, …}: the fields of docs/cli.md, null where absent.

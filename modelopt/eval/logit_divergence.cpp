@@ -14,7 +14,8 @@
 namespace modelopt::eval {
 namespace {
 
-// Rows of the head's product at a time: enough for a full-speed matrix product, 50 MB of fp32 logits at a vocabulary of 49152.
+// Rows of the head's product at a time: enough for a full-speed matrix product, 50 MB of fp32 logits at a vocabulary of
+// 49152.
 constexpr std::int64_t kRows = 256;
 
 // ln softmax of one row of logits, fp64 [vocab].
@@ -28,15 +29,16 @@ std::int64_t most_likely(const at::Tensor& log_probs) {
 
 void check_hidden(const models::CausalLM& model, const at::Tensor& hidden, std::int64_t rows) {
   const std::int64_t width = model.config().hidden_size;
-  MODELOPT_CHECK(hidden.dim() == 2 && hidden.size(0) == rows && hidden.size(1) == width, InvalidArgument, "hidden states are ",
-                 hidden.sizes(), ", expected [", rows, ", ", width, "]");
+  MODELOPT_CHECK(hidden.dim() == 2 && hidden.size(0) == rows && hidden.size(1) == width, InvalidArgument,
+                 "hidden states are ", hidden.sizes(), ", expected [", rows, ", ", width, "]");
 }
 
 }  // namespace
 
 LogitComparison compare_logits(const models::CausalLM& model, const at::Tensor& dense_hidden,
                                const std::vector<at::Tensor>& sparse_hidden, std::span<const std::int64_t> targets) {
-  MODELOPT_CHECK(dense_hidden.dim() == 2, InvalidArgument, "hidden states have ", dense_hidden.dim(), " dimensions, expected 2");
+  MODELOPT_CHECK(dense_hidden.dim() == 2, InvalidArgument, "hidden states have ", dense_hidden.dim(),
+                 " dimensions, expected 2");
   const std::int64_t rows = dense_hidden.size(0);
   check_hidden(model, dense_hidden, rows);
   for (const auto& hidden : sparse_hidden) check_hidden(model, hidden, rows);

@@ -20,8 +20,16 @@ namespace fs = std::filesystem;
 
 // What a HuggingFace directory may hold beside config.json and the weights, and a copy should have too.
 constexpr const char* kCompanions[] = {
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json",             "merges.txt",     "tokenizer.model",       "chat_template.jinja",     "LICENSE",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "LICENSE",
     "NOTICE",
 };
 
@@ -82,10 +90,11 @@ void check_export_target(const fs::path& source, const fs::path& target, bool ov
   MODELOPT_CHECK(!is_inside(to, from) && !is_inside(from, to), InvalidArgument, target.string(),
                  ": is, holds or lies in the source directory ", source.string(), ", which an export never changes");
   if (!fs::exists(fs::symlink_status(target))) return;
-  MODELOPT_CHECK(overwrite, InvalidArgument, target.string(), ": exists already, expected a new directory or --overwrite");
+  MODELOPT_CHECK(overwrite, InvalidArgument, target.string(),
+                 ": exists already, expected a new directory or --overwrite");
   // Overwriting removes the directory whole, so it must be one that an export may have made.
-  MODELOPT_CHECK(fs::is_directory(target) && (fs::is_empty(target) || fs::exists(target / "config.json")), InvalidArgument,
-                 target.string(), ": holds no config.json, expected a model directory to overwrite");
+  MODELOPT_CHECK(fs::is_directory(target) && (fs::is_empty(target) || fs::exists(target / "config.json")),
+                 InvalidArgument, target.string(), ": holds no config.json, expected a model directory to overwrite");
 }
 
 void export_checkpoint(const fs::path& source, const fs::path& target, const config::SparseAttentionConfig& config,

@@ -47,7 +47,8 @@ std::vector<Group> group_modules(const SparsifyReport& report) {
     if (resolved.at("sparsity_n") == 0) continue;
     Json parameters;
     for (const auto& [ours, theirs] : kGroupKeys) parameters[theirs] = resolved.at(ours);
-    auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& other) { return other.parameters == parameters; });
+    auto group =
+        std::find_if(groups.begin(), groups.end(), [&](const Group& other) { return other.parameters == parameters; });
     if (group == groups.end()) group = groups.insert(groups.end(), Group{parameters, {}, {}});
     group->targets.insert(module.class_name);
     group->modules.push_back(module.name);
@@ -108,16 +109,19 @@ Json read_sparsity_json(const std::filesystem::path& path) {
 
 SavedSparsity read_state(const Json& state, const std::string& where, const std::vector<AttentionModule>& model) {
   allow_keys(state, {"format", "config", "modules"}, where);
-  MODELOPT_CHECK(state.contains("format") && state["format"] == kStateFormat, DataError, where, ".format: ",
-                 state.value("format", Json()).dump(), ", expected ", kStateFormat, ", the one that this version reads");
+  MODELOPT_CHECK(state.contains("format") && state["format"] == kStateFormat, DataError, where,
+                 ".format: ", state.value("format", Json()).dump(), ", expected ", kStateFormat,
+                 ", the one that this version reads");
   SavedSparsity saved;
   saved.config_json = member(state, "config", Json::value_t::object, where).dump();
   saved.origin = where;
   const Json& modules = member(state, "modules", Json::value_t::object, where);
   for (const auto& module : model)
-    MODELOPT_CHECK(modules.contains(module.name), DataError, where, ".modules: the model's ", module.name, " is missing");
+    MODELOPT_CHECK(modules.contains(module.name), DataError, where, ".modules: the model's ", module.name,
+                   " is missing");
   for (const auto& [name, resolved] : modules.items()) {
-    const bool exists = std::any_of(model.begin(), model.end(), [&](const auto& module) { return module.name == name; });
+    const bool exists =
+        std::any_of(model.begin(), model.end(), [&](const auto& module) { return module.name == name; });
     MODELOPT_CHECK(exists, DataError, where, ".modules: ", name, " is no attention module of this model");
     saved.modules[name] = resolved.dump();
   }
@@ -134,11 +138,12 @@ std::set<std::string> strings(const Json& array, const std::string& where) {
 }
 
 // The modules of one group of `config_groups`, as rules of a configuration.
-void translate_group(const Json& group, const std::string& where, const std::vector<AttentionModule>& model, Json& rules) {
+void translate_group(const Json& group, const std::string& where, const std::vector<AttentionModule>& model,
+                     Json& rules) {
   MODELOPT_CHECK(group.is_object(), DataError, where, ": is ", group.type_name(), ", expected an object");
   const auto algorithm = member(group, "algorithm", Json::value_t::string, where).get<std::string>();
-  MODELOPT_CHECK(algorithm == "sparse_softmax" || algorithm == "triton_sparse_softmax", DataError, where, ".algorithm: ",
-                 algorithm, " cannot be honoured by this version, expected sparse_softmax");
+  MODELOPT_CHECK(algorithm == "sparse_softmax" || algorithm == "triton_sparse_softmax", DataError, where,
+                 ".algorithm: ", algorithm, " cannot be honoured by this version, expected sparse_softmax");
   std::set<std::string_view> known = {"algorithm", "targets", "ignore"};
   Json rule = {{"method", algorithm}, {"enable", true}};
   for (const auto& [ours, theirs] : kGroupKeys) {
@@ -151,27 +156,40 @@ void translate_group(const Json& group, const std::string& where, const std::vec
                           ? strings(member(group, "ignore", Json::value_t::array, where), where + ".ignore")
                           : std::set<std::string>();
   for (const auto& target : targets) {
-    const bool exists = std::any_of(model.begin(), model.end(), [&](const auto& module) { return module.class_name == target; });
+    const bool exists =
+        std::any_of(model.begin(), model.end(), [&](const auto& module) { return module.class_name == target; });
     MODELOPT_CHECK(exists, DataError, where, ".targets: the model has no attention module of class ", target);
   }
   for (const auto& name : ignore) {
-    const bool exists = std::any_of(model.begin(), model.end(), [&](const auto& module) { return module.name == name; });
+    const bool exists =
+        std::any_of(model.begin(), model.end(), [&](const auto& module) { return module.name == name; });
     MODELOPT_CHECK(exists, DataError, where, ".ignore: ", name, " is no attention module of this model");
   }
   for (const auto& module : model) {
     if (!targets.contains(module.class_name) || ignore.contains(module.name)) continue;
-    MODELOPT_CHECK(!rules.contains(module.name), DataError, where, ": ", module.name, " belongs to an earlier group already");
+    MODELOPT_CHECK(!rules.contains(module.name), DataError, where, ": ", module.name,
+                   " belongs to an earlier group already");
     rules[module.name] = rule;
   }
 }
 
-SavedSparsity translate_groups(const Json& sparsity, const std::string& where, const std::vector<AttentionModule>& model) {
+SavedSparsity translate_groups(const Json& sparsity, const std::string& where,
+                               const std::vector<AttentionModule>& model) {
   allow_keys(sparsity, {"config_groups", "producer"}, where);
   Json rules = Json::object();
   for (const auto& [name, group] : member(sparsity, "config_groups", Json::value_t::object, where).items())
     translate_group(group, json_path(where + ".config_groups", name), model, rules);
   rules["default"] = {{"enable", false}};
   return {.config_json = Json{{"sparse_cfg", rules}}.dump(), .origin = where, .modules = {}};
+}
+
+config::SparseAttentionConfig parse_saved(const SavedSparsity& saved, const std::vector<std::string>& overrides) {
+  try {
+    return config::parse_config(saved.config_json, saved.origin, overrides);
+  } catch (const ConfigError& error) {
+    if (!overrides.empty()) throw;
+    throw DataError(error.what());  // the file's fault, not the caller's
+  }
 }
 
 }  // namespace
@@ -199,7 +217,8 @@ std::vector<std::string> upstream_differences(const SparsifyReport& report) {
   std::vector<std::string> sentences;
   if (groups.empty()) return sentences;
   if (groups.size() > 1)
-    sentences.push_back(str("Model-Optimizer's reader knows one N:M group: it would apply the first of ", groups.size(), " to all modules"));
+    sentences.push_back(str("Model-Optimizer's reader knows one N:M group: it would apply the first of ", groups.size(),
+                            " to all modules"));
   const std::size_t members = groups.size() == 1 ? groups.front().modules.size() : 0;
   if (groups.size() == 1 && members < report.modules.size())
     sentences.push_back(str("Model-Optimizer's reader does not look at \"ignore\" in N:M groups: it would sparsify ",
@@ -226,13 +245,13 @@ std::optional<SavedSparsity> read_saved_sparsity(const std::filesystem::path& di
 RestoredSparsity restore_sparsity(torch::nn::Module& model, const SavedSparsity& saved, const SparsifyOptions& options,
                                   const std::vector<std::string>& overrides) {
   RestoredSparsity restored;
-  restored.config = config::parse_config(saved.config_json, saved.origin, overrides);
+  restored.config = parse_saved(saved, overrides);
   restored.report = sparsify(model, restored.config, options);
   if (!overrides.empty() || saved.modules.empty()) return restored;
   for (const auto& module : restored.report.modules) {
     const Json expected = Json::parse(saved.modules.at(module.name));
-    MODELOPT_CHECK(module_state(module) == expected, DataError, saved.origin, ".modules: ", module.name, " was saved as ",
-                   expected.dump(), ", but its configuration gives ", module_state(module).dump());
+    MODELOPT_CHECK(module_state(module) == expected, DataError, saved.origin, ".modules: ", module.name,
+                   " was saved as ", expected.dump(), ", but its configuration gives ", module_state(module).dump());
   }
   return restored;
 }
