@@ -17,11 +17,16 @@ foreach(file include/modelopt/kernels/attention.h include/modelopt/sparsify/spar
 endforeach()
 
 step("configure" "${CMAKE_COMMAND}" -S "${SOURCE_DIR}/tests/install/consumer" -B "${WORK_DIR}/consumer" -G "${GENERATOR}"
-  "-DCMAKE_PREFIX_PATH=${prefix}" "-DLibTorch_ROOT=${LIBTORCH}" "-DCMAKE_CXX_FLAGS=${CXX_FLAGS}" -DCMAKE_BUILD_TYPE=Debug)
+  "-DCMAKE_PREFIX_PATH=${prefix}" "-DLibTorch_ROOT=${LIBTORCH}" "-DCMAKE_CXX_FLAGS=${CXX_FLAGS}" -DCMAKE_BUILD_TYPE=Debug
+  "-DQUICKSTART=${SOURCE_DIR}/docs/quickstart.md")
 step("build" "${CMAKE_COMMAND}" --build "${WORK_DIR}/consumer")
 step("run" "${WORK_DIR}/consumer/consumer")
 if(NOT output MATCHES "row 3 attends keys 1 2\n.*SPARSE_SOFTMAX_DEFAULT")
   message(FATAL_ERROR "unexpected output of the second project:\n${output}")
+endif()
+step("quickstart" "${WORK_DIR}/consumer/quickstart" "${SOURCE_DIR}/tests/data/models/llama")
+if(NOT output MATCHES "LlamaAttention.*sparse_softmax")
+  message(FATAL_ERROR "unexpected output of the quickstart:\n${output}")
 endif()
 step("installed program" "${prefix}/bin/modelopt" presets)
 if(NOT output MATCHES "SPARSE_SOFTMAX_DEFAULT")
