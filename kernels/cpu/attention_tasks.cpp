@@ -86,9 +86,8 @@ std::vector<AttentionTask> attention_tasks(const AttentionProblem& problem, int 
       add_row_ranges(problem, rows, task, tasks);
     }
   }
-  std::stable_sort(tasks.begin(), tasks.end(), [&](const AttentionTask& a, const AttentionTask& b) {
-    return cost(a, problem) > cost(b, problem);
-  });
+  std::stable_sort(tasks.begin(), tasks.end(),
+                   [&](const AttentionTask& a, const AttentionTask& b) { return cost(a, problem) > cost(b, problem); });
   return tasks;
 }
 

@@ -1,7 +1,7 @@
 // Tiled attention with online softmax for one task, on one instruction set.
 //
-// Tiles are key-major: lanes are (query row, head) pairs, row-major, of all query heads that share the key head, so K and
-// V are loaded and converted once for the group, and a group of M keys is M vectors. Blocks of kMaxVectors vectors
+// Tiles are key-major: lanes are (query row, head) pairs, row-major, of all query heads that share the key head, so K
+// and V are loaded and converted once for the group, and a group of M keys is M vectors. Blocks of kMaxVectors vectors
 // of lanes go through a tile one after another:
 //
 //     scores[key][lane] = K q        score_tile        invisible and unselected keys become -inf       tile_select.h
@@ -10,8 +10,8 @@
 //
 // A row's bits depend on nothing but the row, its keys and the parameters. Not on the chunk, the batch, the task, the
 // thread, masks or statistics, because
-// - every score is one chain of fused multiply-adds over d; every weighted sum one over the keys of a tile, from 0, and then
-//   one over the tiles; the sum of the weights alike;
+// - every score is one chain of fused multiply-adds over d; every weighted sum one over the keys of a tile, from 0, and
+//   then one over the tiles; the sum of the weights alike;
 // - tiles start at multiples of kKeyTile from the sequence's first key (with skip-softmax they also end at its blocks);
 // - a key that a row does not attend has the weight +0, which changes no sum but the sign of a zero, and the
 //   last step makes zeros positive; so clipping a tile to the keys that some lane sees is free.
@@ -82,7 +82,7 @@ class FlashAttention {
     store_results();
   }
 
-  // --- positions ------------------------------------------------------------------------------------------------------
+  // --- positions ---------------------------------------------------------------------------------
 
   /// Keys that a row at position p may see: [first_visible, last_visible], both ascending in p.
   [[nodiscard]] std::int64_t first_visible(std::int64_t p) const {
@@ -99,7 +99,7 @@ class FlashAttention {
 
   [[nodiscard]] std::int64_t last_lane(std::int64_t block) const { return std::min(block + kBlockLanes, lanes_) - 1; }
 
-  // --- rows in and out ------------------------------------------------------------------------------------------------
+  // --- rows in and out ---------------------------------------------------------------------------
 
   const Element* element(const PackedRows& rows, std::int64_t row, std::int64_t head) const {
     return static_cast<const Element*>(rows.data) + row * rows.row_stride + head * rows.head_stride;
@@ -173,7 +173,8 @@ class FlashAttention {
       RowConversion<V, Element>::store(s_.row, head_dim_, static_cast<Element*>(call_.output) + index * head_dim_);
       const bool none = s_.max[lane] == -kInfinity && s_.sum[lane] == 0;
       static_cast<T*>(call_.logsumexp)[index] =
-          none ? -kInfinity : static_cast<T>(call_.softmax_scale * s_.max[lane] + ::log(static_cast<double>(s_.sum[lane])));
+          none ? -kInfinity
+               : static_cast<T>(call_.softmax_scale * s_.max[lane] + ::log(static_cast<double>(s_.sum[lane])));
     }
   }
 
@@ -183,7 +184,7 @@ class FlashAttention {
     }
   }
 
-  // --- tiles ----------------------------------------------------------------------------------------------------------
+  // --- tiles -------------------------------------------------------------------------------------
 
   /// The keys of a tile that some lane of a block may see, relative to the tile's first, widened to whole subtiles.
   struct Span {
@@ -337,7 +338,7 @@ class FlashAttention {
     return raised;
   }
 
-  // --- skip-softmax ---------------------------------------------------------------------------------------------------
+  // --- skip-softmax ------------------------------------------------------------------------------
 
   [[nodiscard]] bool skips() const { return task_.log_lambda > -std::numeric_limits<float>::infinity(); }
 
@@ -402,7 +403,7 @@ class FlashAttention {
     }
   }
 
-  // --- statistics and mask --------------------------------------------------------------------------------------------
+  // --- statistics and mask -----------------------------------------------------------------------
 
   /// Bits of the lanes of vector v that stand for a row; the rest is padding.
   [[nodiscard]] std::uint32_t row_bits(std::int64_t block, int v) const {

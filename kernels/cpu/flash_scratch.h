@@ -12,7 +12,9 @@ namespace modelopt::kernels::cpu {
 /// Keys are clipped and padded in pieces of this many: whole groups of 4 and of 8.
 inline constexpr int kSubtile = 8;
 
-constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) {
+  return (x + multiple - 1) / multiple * multiple;
+}
 
 /// Arrays in one piece of memory, each aligned to 64 bytes; without memory only their size counts.
 ///

@@ -49,7 +49,8 @@ void score_tile(const typename V::Scalar* k, std::ptrdiff_t k_stride, const type
   }
 }
 
-/// out[d][lane] = rescale[lane] * out[d][lane] + sum over keys in [begin, end) of v[key][d] * weights[key][lane], for d < padded_dim.
+/// out[d][lane] = rescale[lane] * out[d][lane] + sum of v[key][d] * weights[key][lane] over keys in [begin, end), for
+/// d < padded_dim.
 template <class V, int NV>
 void weigh_tile(const typename V::Scalar* v_tile, std::ptrdiff_t v_stride, const typename V::Scalar* weights,
                 int padded_dim, int begin, int end, const typename V::Reg (&rescale)[NV], typename V::Scalar* out) {
@@ -75,9 +76,9 @@ void weigh_tile(const typename V::Scalar* v_tile, std::ptrdiff_t v_stride, const
 
 /// weigh_tile for a tile with infinite or NaN values: a weight of 0 contributes nothing instead of 0 * inf = NaN.
 template <class V, int NV>
-void weigh_nonfinite_tile(const typename V::Scalar* v_tile, std::ptrdiff_t v_stride,
-                          const typename V::Scalar* weights, int padded_dim, int begin, int end,
-                          const typename V::Reg (&rescale)[NV], typename V::Scalar* out) {
+void weigh_nonfinite_tile(const typename V::Scalar* v_tile, std::ptrdiff_t v_stride, const typename V::Scalar* weights,
+                          int padded_dim, int begin, int end, const typename V::Reg (&rescale)[NV],
+                          typename V::Scalar* out) {
   using Reg = typename V::Reg;
   constexpr int kLanes = NV * V::kLanes;
   for (int d = 0; d < padded_dim; ++d) {

@@ -1,8 +1,8 @@
 // What a tile of scores keeps: visibility by position, N:M selection, and passes that look without changing.
 //
 // A tile is key-major, scores[key][lane], so a group of M consecutive keys is M vectors and all lanes select at once.
-// A key that is not attended is overwritten with -inf. Positions are relative to the tile's first key, as scalars of the
-// scores' type (exact: they are clamped to the tile).
+// A key that is not attended is overwritten with -inf. Positions are relative to the tile's first key, as scalars of
+// the scores' type (exact: they are clamped to the tile).
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ struct LaneRange {
 
 /// Lanes whose range holds `key`.
 template <class V>
-[[gnu::always_inline]] inline typename V::Mask in_range(const typename V::Scalar* first,
-                                                        const typename V::Scalar* last, typename V::Reg key) {
+[[gnu::always_inline]] inline typename V::Mask in_range(const typename V::Scalar* first, const typename V::Scalar* last,
+                                                        typename V::Reg key) {
   return V::both(V::not_less(key, V::load(first)), V::not_less(V::load(last), key));
 }
 
@@ -47,9 +47,9 @@ struct DenseKeys {
   int sinks;     ///< keys of the tile before this one, for all lanes
 };
 
-/// Counts, for each key of a group in each lane, the keys of the group that win over it (kernels/selection.h: the larger
-/// score, and of equal ones the lower index). Each pair is compared once: key j starts from the M-1-j later keys as if
-/// all of them won over it.
+/// Counts, for each key of a group in each lane, the keys of the group that win over it (kernels/selection.h: the
+/// larger score, and of equal ones the lower index). Each pair is compared once: key j starts from the M-1-j later keys
+/// as if all of them won over it.
 template <class V, int M>
 [[gnu::always_inline]] inline void count_better(const typename V::Reg (&score)[M], typename V::Reg (&better)[M]) {
   using T = typename V::Scalar;
@@ -67,8 +67,8 @@ template <class V, int M>
   }
 }
 
-/// N:M selection over keys [begin, end), multiples of M: what is neither kept nor dense becomes -inf. Lanes that see a NaN
-/// or +inf score are added to `poisoned`: their row is NaN, whatever is dropped here.
+/// N:M selection over keys [begin, end), multiples of M: what is neither kept nor dense becomes -inf. Lanes that see a
+/// NaN or +inf score are added to `poisoned`: their row is NaN, whatever is dropped here.
 template <class V, int NV, int M, bool HasDense, class Range>
 void select_tile(typename V::Scalar* scores, int begin, int end, int n, const DenseKeys<Range>& dense,
                  typename V::Mask (&poisoned)[NV]) {
@@ -95,8 +95,8 @@ void select_tile(typename V::Scalar* scores, int begin, int end, int n, const De
         if constexpr (HasDense) {
           const int key = group + i;
           if (key < dense.sinks) continue;
-          const typename V::Mask in_window = in_range<V>(dense.window.first + v * V::kLanes,
-                                                         dense.window.last + v * V::kLanes, V::set1(static_cast<T>(key)));
+          const typename V::Mask in_window = in_range<V>(
+              dense.window.first + v * V::kLanes, dense.window.last + v * V::kLanes, V::set1(static_cast<T>(key)));
           keep = V::either(keep, in_window);
         }
         V::store(p + i * NV * V::kLanes, V::blend(keep, score[i], dropped));
@@ -117,7 +117,8 @@ template <class V, int NV>
   }
 }
 
-/// Calls visit(key, v, bits) for each key of [begin, end) and vector v: bit i of bits says that lane i's score is not -inf.
+/// Calls visit(key, v, bits) for each key of [begin, end) and vector v: bit i of bits says that lane i's score is not
+/// -inf.
 template <class V, int NV, class Visit>
 void for_each_present(const typename V::Scalar* scores, int begin, int end, Visit visit) {
   const typename V::Reg absent = V::set1(-std::numeric_limits<typename V::Scalar>::infinity());

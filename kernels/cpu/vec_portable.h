@@ -27,7 +27,7 @@ struct PortableVec {
   }
   static void store(T* p, Reg x) { std::memcpy(p, &x, sizeof(x)); }
   static Reg set1(T x) { return x - Reg{}; }
-  static Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }  ///< a * b + c; whether it rounds once is the vector type's affair
+  static Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }  ///< rounds once where the CPU can
   static Reg add(Reg a, Reg b) { return a + b; }
   static Reg sub(Reg a, Reg b) { return a - b; }
   static Reg mul(Reg a, Reg b) { return a * b; }
@@ -50,10 +50,10 @@ struct PortableVec {
   static Mask none() { return Mask{}; }
   static Mask both(Mask a, Mask b) { return a & b; }
   static Mask either(Mask a, Mask b) { return a | b; }
-  static Reg blend(Mask m, Reg a, Reg b) { return m ? a : b; }           ///< a where m, else b
-  static Reg add_if(Mask m, Reg a, Reg b) { return m ? a + b : a; }      ///< a + b where m, else a
-  static Reg sub_if(Mask m, Reg a, Reg b) { return m ? a - b : a; }      ///< a - b where m, else a
-  static std::uint32_t bits(Mask m) {                                    ///< lane i in bit i
+  static Reg blend(Mask m, Reg a, Reg b) { return m ? a : b; }       ///< a where m, else b
+  static Reg add_if(Mask m, Reg a, Reg b) { return m ? a + b : a; }  ///< a + b where m, else a
+  static Reg sub_if(Mask m, Reg a, Reg b) { return m ? a - b : a; }  ///< a - b where m, else a
+  static std::uint32_t bits(Mask m) {                                ///< lane i in bit i
     std::uint32_t result = 0;
     for (int i = 0; i < kLanes; ++i) result |= static_cast<std::uint32_t>(m[i] & 1) << i;
     return result;
