@@ -15,6 +15,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string_view>
+#include <vector>
 
 #include "kernels/validate.h"
 
@@ -113,6 +115,26 @@ class GroupBackward {
   at::Tensor k_, v_, finite_k_;  ///< fp64 [Lk, D]
 };
 
+/// What the forward returned or autograd hands in, against the rows and heads of q. `width` is empty for [total_q, Hq].
+void check_shape(std::string_view name, const std::optional<at::Tensor>& t, const at::Tensor& q,
+                 std::optional<std::int64_t> width) {
+  if (!t) return;
+  std::vector<std::int64_t> expected{q.size(0), q.size(1)};
+  if (width) expected.push_back(*width);
+  MODELOPT_CHECK(t->sizes() == at::IntArrayRef(expected), InvalidArgument, name, " has shape ", t->sizes(),
+                 ", expected ", at::IntArrayRef(expected));
+}
+
+void check_mask(const at::Tensor& mask, const at::Tensor& q, const std::vector<Sequence>& sequences) {
+  MODELOPT_CHECK(mask.dim() == 3 && mask.scalar_type() == at::kByte, InvalidArgument, "mask is ", mask.scalar_type(),
+                 " ", mask.sizes(), ", expected Byte [total_q, num_heads, bytes] as attention_with_mask returns it");
+  check_shape("mask", mask, q, mask.size(2));
+  for (const Sequence& sequence : sequences) {
+    MODELOPT_CHECK(sequence.k_len <= mask.size(2) * 8, InvalidArgument, "mask has ", mask.size(2),
+                   " bytes per row, expected one bit for each of ", sequence.k_len, " keys");
+  }
+}
+
 at::Tensor narrow_rows(const at::Tensor& t, std::int64_t start, std::int64_t len) {
   return t.defined() ? t.narrow(0, start, len) : t;
 }
@@ -143,6 +165,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
                            .b_seq_len_k = b_seq_len_k,
                            .max_input_len_k = k.size(0)};
   validate_arguments(args);
+  const std::vector<Sequence> sequences = read_sequences(args);
+  check_shape("grad_output", grad_output, q, q.size(2));
+  check_shape("grad_logsumexp", grad_logsumexp, q, std::nullopt);
+  check_shape("logsumexp", logsumexp, q, std::nullopt);
+  check_mask(mask, q, sequences);
   const auto zeros = [](const at::Tensor& like, bool wanted) {
     return wanted ? at::zeros(like.sizes(), like.options().dtype(at::kDouble)) : at::Tensor();
   };
@@ -152,7 +179,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
   const at::Tensor grad_lse = grad_logsumexp.value_or(at::Tensor());
   const bool has_gradient = grad_out.defined() || grad_lse.defined();
 
-  for (const Sequence& sequence : read_sequences(args)) {
+  for (const Sequence& sequence : sequences) {
     if (!has_gradient || sequence.q_len == 0 || sequence.k_len == 0) continue;
     const auto query_side = [&](const at::Tensor& t, std::int64_t kv_head) {
       return narrow_heads(narrow_rows(t, sequence.q_start, sequence.q_len), kv_head * group, group);
@@ -161,14 +188,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
       return select_head(narrow_rows(t, sequence.k_start, sequence.k_len), kv_head);
     };
     for (std::int64_t h = 0; h < k.size(1); ++h) {
-      const GroupBackward::Inputs inputs{.q = query_side(q, h),
-                                         .grad_out = query_side(grad_out, h),
-                                         .grad_lse = query_side(grad_lse, h),
-                                         .logsumexp = query_side(logsumexp, h),
-                                         .mask = query_side(mask, h),
-                                         .k = key_side(k, h),
-                                         .v = key_side(v, h),
-                                         .scale = softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(2))))};
+      const GroupBackward::Inputs inputs{
+          .q = query_side(q, h),
+          .grad_out = query_side(grad_out, h),
+          .grad_lse = query_side(grad_lse, h),
+          .logsumexp = query_side(logsumexp, h),
+          .mask = query_side(mask, h),
+          .k = key_side(k, h),
+          .v = key_side(v, h),
+          .scale = softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(2))))};
       const GroupBackward::Gradients gradients{query_side(all.q, h), key_side(all.k, h), key_side(all.v, h)};
       GroupBackward(inputs, gradients).run();
     }

@@ -15,7 +15,8 @@ namespace modelopt::kernels {
 /// grad_output [total_q, Hq, D] and grad_logsumexp [total_q, Hq]: either may be missing (zero). `logsumexp` is the
 /// forward's: rows where it is NaN have NaN gradients. `grad_mask` says which of grad_q, grad_k, grad_v are wanted; the
 /// others are undefined. Rows of no sequence and rows that attend nothing give zero gradients.
-/// CPU only (Unsupported otherwise); metadata as the forward checked it.
+/// CPU only (Unsupported otherwise). Throws InvalidArgument for what the forward would refuse and for shapes that do
+/// not belong together.
 [[nodiscard]] std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const std::optional<at::Tensor>& grad_output, const std::optional<at::Tensor>& grad_logsumexp, const at::Tensor& q,
     const at::Tensor& k, const at::Tensor& v, const at::Tensor& logsumexp, const at::Tensor& mask,

@@ -26,16 +26,17 @@ std::optional<at::Tensor> optional_of(const at::Tensor& t) {
 
 using BackwardSignature = decltype(attention_backward);
 
-OperatorResult call_backward(const std::optional<at::Tensor>& grad_output, const std::optional<at::Tensor>& grad_logsumexp,
-                             const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& logsumexp,
-                             const at::Tensor& mask, const at::Tensor& b_start_loc, const at::Tensor& b_seq_len,
-                             const std::optional<at::Tensor>& b_start_loc_k, const std::optional<at::Tensor>& b_seq_len_k,
-                             std::optional<double> softmax_scale, std::array<bool, 3> grad_mask) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("modelopt::attention_backward", "")
-                             .typed<BackwardSignature>();
-  return op.call(grad_output, grad_logsumexp, q, k, v, logsumexp, mask, b_start_loc, b_seq_len, b_start_loc_k, b_seq_len_k,
-                 softmax_scale, grad_mask);
+OperatorResult call_backward(const std::optional<at::Tensor>& grad_output,
+                             const std::optional<at::Tensor>& grad_logsumexp, const at::Tensor& q, const at::Tensor& k,
+                             const at::Tensor& v, const at::Tensor& logsumexp, const at::Tensor& mask,
+                             const at::Tensor& b_start_loc, const at::Tensor& b_seq_len,
+                             const std::optional<at::Tensor>& b_start_loc_k,
+                             const std::optional<at::Tensor>& b_seq_len_k, std::optional<double> softmax_scale,
+                             std::array<bool, 3> grad_mask) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("modelopt::attention_backward", "").typed<BackwardSignature>();
+  return op.call(grad_output, grad_logsumexp, q, k, v, logsumexp, mask, b_start_loc, b_seq_len, b_start_loc_k,
+                 b_seq_len_k, softmax_scale, grad_mask);
 }
 
 /// q, k and v appear beside the call that holds them because autograd tracks tensor arguments only.
@@ -60,8 +61,8 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)};
     if (!gradients[0].defined() && !gradients[1].defined()) return variable_list(4);
     auto [grad_q, grad_k, grad_v] =
-        call_backward(optional_of(gradients[0]), optional_of(gradients[1]), saved[0], saved[1], saved[2], saved[3], saved[4],
-                      saved[5], saved[6], optional_of(saved[7]), optional_of(saved[8]), scale, wanted);
+        call_backward(optional_of(gradients[0]), optional_of(gradients[1]), saved[0], saved[1], saved[2], saved[3],
+                      saved[4], saved[5], saved[6], optional_of(saved[7]), optional_of(saved[8]), scale, wanted);
     return {grad_q, grad_k, grad_v, at::Tensor()};
   }
 };
@@ -82,7 +83,8 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
   }
 
   static variable_list backward(AutogradContext*, const variable_list&) {
-    throw Unsupported("second derivatives of modelopt::attention are not implemented: call backward without create_graph");
+    throw Unsupported(
+        "second derivatives of modelopt::attention are not implemented: call backward without create_graph");
   }
 };
 

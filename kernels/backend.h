@@ -25,8 +25,8 @@ struct Sequence {
 
 /// A validated problem with its outputs allocated. Inputs are not copied; strides are free but for the last (1).
 ///
-/// A backend writes every element of output and logsumexp (rows of no sequence: 0 and -inf), and of stats and mask where
-/// they are defined (rows of no sequence: 0); nothing is prefilled. Counts, windows and block sizes are at most
+/// A backend writes every element of output and logsumexp (rows of no sequence: 0 and -inf), and of stats and mask
+/// where they are defined (rows of no sequence: 0); nothing is prefilled. Counts, windows and block sizes are at most
 /// kMaxCount, so that int64 sums of them cannot overflow.
 struct AttentionProblem {
   static constexpr std::int64_t kMaxCount = std::int64_t{1} << 32;  ///< longer than any sequence
@@ -45,9 +45,10 @@ struct AttentionProblem {
   at::Tensor output;     ///< [total_q, Hq, D], contiguous, q's dtype
   at::Tensor logsumexp;  ///< [total_q, Hq], contiguous, fp32 or fp64
   at::Tensor stats;      ///< int64 [B, Hq, 4], or undefined
-  at::Tensor mask;       ///< uint8 [total_q, Hq, mask_bytes], contiguous, or undefined: bit j%8 (LSB first) of byte j/8 is set
-                         ///< iff key j of the row's sequence is attended; all other bits are 0. In a row that sees a
-                         ///< NaN or +inf score the bits of visible keys are unspecified (logsumexp says NaN)
+  /// uint8 [total_q, Hq, mask_bytes], contiguous, or undefined: bit j%8 (LSB first) of byte j/8 is set iff key j of the
+  /// row's sequence is attended; all other bits are 0. In a row that sees a NaN or +inf score the bits of visible keys
+  /// are unspecified (logsumexp says NaN).
+  at::Tensor mask;
 };
 
 class Backend {

@@ -47,8 +47,8 @@ std::optional<std::string> reason_against(const Backend& backend, const Attentio
 }
 
 std::string describe(const AttentionTraits& traits) {
-  std::string text =
-      modelopt::str(c10::DeviceTypeName(traits.device), " tensors of ", traits.dtype, " with head_dim ", traits.head_dim);
+  std::string text = modelopt::str(c10::DeviceTypeName(traits.device), " tensors of ", traits.dtype, " with head_dim ",
+                                   traits.head_dim);
   if (traits.sparse_nm) text += ", N:M sparse";
   if (traits.skip_softmax) text += ", skip-softmax";
   if (traits.collect_stats) text += ", with statistics";
@@ -60,7 +60,8 @@ std::string describe(const AttentionTraits& traits) {
 std::string all_reasons(const AttentionTraits& traits) {
   std::string text;
   for (const auto& backend : all_backends()) {
-    text += str(text.empty() ? "" : "; ", backend->name(), ": ", reason_against(*backend, traits).value_or("can run it"));
+    text +=
+        str(text.empty() ? "" : "; ", backend->name(), ": ", reason_against(*backend, traits).value_or("can run it"));
   }
   return text;
 }
@@ -152,8 +153,8 @@ std::string attention_backends() {
   for (const auto& backend : all_backends()) {
     const auto reason = backend->unavailable();
     json += str(json.size() > 1 ? ", " : "", "{\"name\": ", json_string(backend->name()),
-                ", \"available\": ", reason ? "false" : "true", ", \"reason\": ", reason ? json_string(*reason) : "null",
-                "}");
+                ", \"available\": ", reason ? "false" : "true",
+                ", \"reason\": ", reason ? json_string(*reason) : "null", "}");
   }
   return json + "]";
 }

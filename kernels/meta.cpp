@@ -1,5 +1,5 @@
-// Meta kernels: shapes and dtypes without data, for torch.compile and shape inference. Lengths may be symbolic and are not
-// guarded on: one compiled graph serves all of them.
+// Meta kernels: shapes and dtypes without data, for torch.compile and shape inference. Lengths may be symbolic and are
+// not guarded on: one compiled graph serves all of them.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>

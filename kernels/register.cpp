@@ -38,7 +38,8 @@ void register_kernels(torch::Library& m) {
 
 TORCH_LIBRARY(modelopt, m) {
   m.def(("attention" + kArguments + "-> (Tensor output, Tensor logsumexp, Tensor stats)").c_str());
-  m.def(("attention_with_mask" + kArguments + "-> (Tensor output, Tensor logsumexp, Tensor stats, Tensor mask)").c_str());
+  m.def(
+      ("attention_with_mask" + kArguments + "-> (Tensor output, Tensor logsumexp, Tensor stats, Tensor mask)").c_str());
   m.def(
       "attention_backward(Tensor? grad_output, Tensor? grad_logsumexp, Tensor q, Tensor k, Tensor v, Tensor logsumexp, "
       "Tensor mask, Tensor b_start_loc, Tensor b_seq_len, Tensor? b_start_loc_k, Tensor? b_seq_len_k, "

@@ -1,5 +1,5 @@
-// The one N:M selection rule. Every backend but the scalar reference (which spells its own, to check this one) calls it;
-// a kernel that has to write it in vector or PTX instructions is tested against it exhaustively.
+// The one N:M selection rule. Every backend but the scalar reference (which spells its own, to check this one) calls
+// it; a kernel that has to write it in vector or PTX instructions is tested against it exhaustively.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ MODELOPT_HOST_DEVICE constexpr bool wins_over_later_key(Score first, Score secon
 /// Each of the M(M-1)/2 pairs is compared once; a key is kept if fewer than n visible keys win over it.
 template <int M, typename Score>
 [[nodiscard]] MODELOPT_HOST_DEVICE constexpr std::uint32_t keep_n_of_m(const Score (&scores)[M], std::uint32_t visible,
-                                                                     int n) {
+                                                                       int n) {
   static_assert(M == 4 || M == 8, "groups have 4 or 8 keys");
   bool candidate[M] = {};
   int better[M] = {};

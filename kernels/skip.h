@@ -23,7 +23,7 @@ namespace modelopt::kernels {
 /// fp32: wherever the scores are exactly representable, every backend decides alike. Two infinite maxima do not skip.
 template <typename Score>
 [[nodiscard]] MODELOPT_HOST_DEVICE constexpr bool row_votes_skip(Score block_max, Score running_max, Score scale,
-                                                               float log_lambda) {
+                                                                 float log_lambda) {
   return static_cast<float>(scale * (block_max - running_max)) < log_lambda;
 }
 

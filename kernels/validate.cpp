@@ -27,8 +27,8 @@ void check_same_size(std::string_view name, const c10::SymInt& size, std::string
 }
 
 void check_device(std::string_view name, const at::Tensor& tensor, const at::Tensor& q) {
-  MODELOPT_CHECK(tensor.device() == q.device(), InvalidArgument, name, " is on ", tensor.device(), ", expected q's device ",
-                 q.device());
+  MODELOPT_CHECK(tensor.device() == q.device(), InvalidArgument, name, " is on ", tensor.device(),
+                 ", expected q's device ", q.device());
 }
 
 void check_head_tensor(std::string_view name, const at::Tensor& tensor) {
@@ -75,10 +75,11 @@ void check_qkv(const AttentionArgs& args) {
   check_head_tensor("v", v);
 }
 
-void check_per_sequence(std::string_view name, const at::Tensor& tensor, at::ScalarType dtype, const AttentionArgs& args) {
+void check_per_sequence(std::string_view name, const at::Tensor& tensor, at::ScalarType dtype,
+                        const AttentionArgs& args) {
   check_dimensions(name, tensor, 1, "[batch]");
-  MODELOPT_CHECK(tensor.scalar_type() == dtype, InvalidArgument, name, " has dtype ", tensor.scalar_type(), ", expected ",
-                 dtype);
+  MODELOPT_CHECK(tensor.scalar_type() == dtype, InvalidArgument, name, " has dtype ", tensor.scalar_type(),
+                 ", expected ", dtype);
   check_device(name, tensor, args.q);
   check_same_size(name, tensor.sym_size(0), "elements", args.b_start_loc.sym_size(0), "b_start_loc");
 }
@@ -117,8 +118,8 @@ void check_numbers(const AttentionArgs& args) {
   check_at_least("dense_window_size", args.dense_window_size, 0);
   check_at_least("sliding_window", args.sliding_window, 0);
   if (args.skip_softmax_threshold) {
-    MODELOPT_CHECK(!args.skip_softmax_lambda, InvalidArgument, "skip_softmax_threshold is ", *args.skip_softmax_threshold,
-                   " and skip_softmax_lambda is given, expected at most one of the two");
+    MODELOPT_CHECK(!args.skip_softmax_lambda, InvalidArgument, "skip_softmax_threshold is ",
+                   *args.skip_softmax_threshold, " and skip_softmax_lambda is given, expected at most one of the two");
     check_lambda("skip_softmax_threshold", *args.skip_softmax_threshold);
   }
   check_at_least("skip_softmax_br", args.skip_softmax_br, 1);
@@ -127,8 +128,8 @@ void check_numbers(const AttentionArgs& args) {
 }
 
 void check_names(const AttentionArgs& args) {
-  MODELOPT_CHECK(args.phase == "auto" || args.phase == "prefill" || args.phase == "decode", InvalidArgument, "phase is \"",
-                 args.phase, "\", expected auto, prefill or decode");
+  MODELOPT_CHECK(args.phase == "auto" || args.phase == "prefill" || args.phase == "decode", InvalidArgument,
+                 "phase is \"", args.phase, "\", expected auto, prefill or decode");
   if (args.backend != "auto") validate_backend_name(args.backend);
 }
 
@@ -149,10 +150,10 @@ void check_range(const RowRanges& side, std::int64_t b, std::int64_t start, std:
   const auto index = [b](std::string_view name) { return str(name, "[", b, "]"); };
   MODELOPT_CHECK(start >= 0, InvalidArgument, index(side.start_name), " is ", start, ", expected at least 0");
   MODELOPT_CHECK(len >= 0, InvalidArgument, index(side.len_name), " is ", len, ", expected at least 0");
-  MODELOPT_CHECK(start + len <= side.total, InvalidArgument, index(side.start_name), " + ", index(side.len_name), side.note,
-                 " is ", start + len, ", expected at most ", side.total, ", the rows of ", side.tensor_name);
-  MODELOPT_CHECK(len <= side.max_len, InvalidArgument, index(side.len_name), side.note, " is ", len, ", expected at most ",
-                 side.max_len_name, " = ", side.max_len);
+  MODELOPT_CHECK(start + len <= side.total, InvalidArgument, index(side.start_name), " + ", index(side.len_name),
+                 side.note, " is ", start + len, ", expected at most ", side.total, ", the rows of ", side.tensor_name);
+  MODELOPT_CHECK(len <= side.max_len, InvalidArgument, index(side.len_name), side.note, " is ", len,
+                 ", expected at most ", side.max_len_name, " = ", side.max_len);
 }
 
 /// Query rows are written, so no two sequences may share one. Keys may be shared.
@@ -193,7 +194,9 @@ RowRanges key_ranges(const AttentionArgs& args) {
           .start = args.b_start_loc_k.value_or(args.b_start_loc).contiguous(),
           .len = args.b_seq_len_k.value_or(args.b_seq_len).contiguous(),
           .max_len = key_length_bound(args, args.max_input_len, args.max_input_len_k, args.k.size(0)),
-          .max_len_name = !default_bound ? "max_input_len_k" : has_metadata ? "the rows of k" : "max_input_len",
+          .max_len_name = !default_bound ? "max_input_len_k"
+                          : has_metadata ? "the rows of k"
+                                         : "max_input_len",
           .total = args.k.size(0),
           .tensor_name = "k"};
 }
@@ -205,8 +208,9 @@ bool is_prefill(const AttentionArgs& args, std::int64_t q_len) {
 }  // namespace
 
 void validate_defined(const AttentionArgs& args) {
-  for (const auto& [name, tensor] : {std::pair{"q", &args.q}, std::pair{"k", &args.k}, std::pair{"v", &args.v},
-                                     std::pair{"b_start_loc", &args.b_start_loc}, std::pair{"b_seq_len", &args.b_seq_len}}) {
+  for (const auto& [name, tensor] :
+       {std::pair{"q", &args.q}, std::pair{"k", &args.k}, std::pair{"v", &args.v},
+        std::pair{"b_start_loc", &args.b_start_loc}, std::pair{"b_seq_len", &args.b_seq_len}}) {
     MODELOPT_CHECK(tensor->defined(), InvalidArgument, name, " is an undefined tensor, expected a defined one");
   }
   for (const auto& [name, tensor] :

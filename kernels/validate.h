@@ -1,5 +1,5 @@
-// Every check of the operator's arguments that the host can make. All throw InvalidArgument with one line that names the
-// argument, its value and what was expected.
+// Every check of the operator's arguments that the host can make. All throw InvalidArgument with one line that names
+// the argument, its value and what was expected.
 #pragma once
 
 #include <modelopt/kernels/attention.h>
@@ -16,12 +16,12 @@ void validate_defined(const AttentionArgs& args);
 /// The dtype and head_dim of a problem without tensors.
 void validate_traits(const AttentionTraits& traits);
 
-/// Shapes, strides, dtypes, devices and numbers; reads no tensor data and no lengths, so that it also serves meta tensors
-/// (sizes may be symbolic; only head counts and head_dim are compared with constants).
+/// Shapes, strides, dtypes, devices and numbers; reads no tensor data and no lengths, so that it also serves meta
+/// tensors (sizes may be symbolic; only head counts and head_dim are compared with constants).
 void validate_arguments(const AttentionArgs& args);
 
-/// Length bounds, and the lengths themselves, which must be readable here (metadata on the CPU). Returns the sequences with
-/// their phase and lambda resolved.
+/// Length bounds, and the lengths themselves, which must be readable here (metadata on the CPU). Returns the sequences
+/// with their phase and lambda resolved.
 [[nodiscard]] std::vector<Sequence> read_sequences(const AttentionArgs& args);
 
 }  // namespace modelopt::kernels

@@ -1,5 +1,5 @@
 // The scalar reference: docs/semantics.md, line by line, in fp64 for every dtype. It shares no rule with the other
-// backends (its selection and its skip decision are its own), so that tests compare two independent readings of the text.
+// backends (its selection and its skip decision are its own): tests compare two independent readings of the text.
 #include <ATen/Dispatch.h>
 
 #include <algorithm>
@@ -73,7 +73,8 @@ class ReferenceHead {
       begin = end;
     }
     if (problem_.stats.defined()) {
-      auto* stats = problem_.stats.template mutable_data_ptr<std::int64_t>() + (batch_ * problem_.q.size(1) + head_) * 4;
+      auto* stats =
+          problem_.stats.template mutable_data_ptr<std::int64_t>() + (batch_ * problem_.q.size(1) + head_) * 4;
       stats[0] = blocks_visible_;
       stats[1] = blocks_skipped_;
       stats[2] = pairs_visible_;
@@ -124,8 +125,8 @@ class ReferenceHead {
     return row;
   }
 
-  /// attended = visible and (kept or dense). In each group {gM ... gM+M-1}, the N visible keys with the largest scores are
-  /// kept: N times, take the largest one not yet taken; of equal ones, the first.
+  /// attended = visible and (kept or dense). In each group {gM ... gM+M-1}, the N visible keys with the largest scores
+  /// are kept: N times, take the largest one not yet taken; of equal ones, the first.
   void select_n_of_m(Row& row) const {
     const auto keys = row.x.size();
     const auto m = static_cast<std::size_t>(problem_.sparsity_m);
@@ -156,8 +157,9 @@ class ReferenceHead {
     }
   }
 
-  /// Visits the key blocks in ascending order. Block c is skipped if m_rc - M_rc < ln(lambda) for every row r of the query
-  /// block that sees a key of c; m_rc is the row's maximum in the block, M_rc its running maximum up to and including c.
+  /// Visits the key blocks in ascending order. Block c is skipped if m_rc - M_rc < ln(lambda) for every row r of the
+  /// query block that sees a key of c; m_rc is the row's maximum in the block, M_rc its running maximum up to and
+  /// including c.
   void decide_blocks(std::vector<Row>& rows) {
     std::vector<double> running_max(rows.size(), -kInfinity);
     for (std::int64_t begin = 0; begin < sequence_.k_len; begin += problem_.skip_bc) {
@@ -200,8 +202,8 @@ class ReferenceHead {
     }
   }
 
-  /// o = sum_j exp(s_j - max) v_j / sum_j exp(s_j - max), log-sum-exp = max + ln sum_j exp(s_j - max), over attended keys j
-  /// with s = scale * x. A row that attends nothing gives 0 and -inf.
+  /// o = sum_j exp(s_j - max) v_j / sum_j exp(s_j - max), log-sum-exp = max + ln sum_j exp(s_j - max), over attended
+  /// keys j with s = scale * x. A row that attends nothing gives 0 and -inf.
   void write_output(const Row& row) const {
     double max = -kInfinity;
     for (std::size_t j = 0; j < row.x.size(); ++j) {

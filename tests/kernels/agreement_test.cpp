@@ -1,4 +1,4 @@
-// Every backend against the reference, and the reference against plain PyTorch operations, over all settings and dtypes.
+// Every backend against the reference, and all against plain PyTorch operations, over settings and dtypes.
 #include <catch2/catch_test_macros.hpp>
 
 #include "kernels/attention_cases.h"

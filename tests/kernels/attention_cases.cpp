@@ -31,7 +31,8 @@ at::Tensor random_tensor(std::mt19937_64& random, at::IntArrayRef sizes, Fill fi
   double* values = tensor.mutable_data_ptr<double>();
   std::normal_distribution<double> normal;
   std::uniform_int_distribution<int> integer(-2, 2);
-  for (std::int64_t i = 0; i < tensor.numel(); ++i) values[i] = fill == Fill::kNormal ? normal(random) : integer(random);
+  for (std::int64_t i = 0; i < tensor.numel(); ++i)
+    values[i] = fill == Fill::kNormal ? normal(random) : integer(random);
   return tensor.to(dtype);
 }
 
@@ -76,10 +77,14 @@ void poison_unowned_rows(at::Tensor& tensor, const Layout& layout, const std::ve
 
 double unit_roundoff(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kDouble: return std::ldexp(1.0, -53);
-    case at::kHalf: return std::ldexp(1.0, -11);
-    case at::kBFloat16: return std::ldexp(1.0, -8);
-    default: return std::ldexp(1.0, -24);
+    case at::kDouble:
+      return std::ldexp(1.0, -53);
+    case at::kHalf:
+      return std::ldexp(1.0, -11);
+    case at::kBFloat16:
+      return std::ldexp(1.0, -8);
+    default:
+      return std::ldexp(1.0, -24);
   }
 }
 
@@ -135,9 +140,10 @@ Tolerances tolerances_for(const AttentionArgs& args, const Expected& expected) {
   return result;
 }
 
-/// A key that one mask keeps and the other drops must have a counterpart in its group, the other way round, whose score is
-/// within the rounding bounds of the two.
-std::string mask_difference_beyond_ties(const AttentionArgs& args, const at::Tensor& actual, const at::Tensor& expected) {
+/// A key that one mask keeps and the other drops must have a counterpart in its group, the other way round, whose score
+/// is within the rounding bounds of the two.
+std::string mask_difference_beyond_ties(const AttentionArgs& args, const at::Tensor& actual,
+                                        const at::Tensor& expected) {
   for (const SequenceRows& rows : sequences_of(args)) {
     if (rows.q_len == 0 || rows.k_len == 0) continue;
     const at::Tensor actual_rows = actual.narrow(0, rows.q_start, rows.q_len).narrow(2, 0, rows.k_len).contiguous();
@@ -282,7 +288,12 @@ std::vector<Setting> standard_settings() {
       {.is_causal = true, .sparsity_n = 3, .sparsity_m = 4, .dense_window_size = 6, .sliding_window = 50},
       {.is_causal = true, .sparsity_n = 4, .sparsity_m = 8, .dense_window_size = 0},
       {.is_causal = false, .sparsity_n = 4, .sparsity_m = 8, .num_sink_tokens = 1, .dense_window_size = 33},
-      {.is_causal = true, .sparsity_n = 1, .sparsity_m = 8, .num_sink_tokens = 2, .dense_window_size = 7, .sliding_window = 40},
+      {.is_causal = true,
+       .sparsity_n = 1,
+       .sparsity_m = 8,
+       .num_sink_tokens = 2,
+       .dense_window_size = 7,
+       .sliding_window = 40},
       {.is_causal = true, .sparsity_n = 7, .sparsity_m = 8, .dense_window_size = 0},
   };
 }
@@ -293,8 +304,14 @@ std::vector<Setting> skip_settings() {
       {.is_causal = false, .lambda = 0.9, .br = 1, .bc = 16},
       {.is_causal = true, .sliding_window = 30, .lambda = 0.7, .br = 5, .bc = 8},
       {.is_causal = true, .sparsity_n = 2, .sparsity_m = 4, .dense_window_size = 4, .lambda = 0.6, .br = 4, .bc = 8},
-      {.is_causal = true, .sparsity_n = 4, .sparsity_m = 8, .num_sink_tokens = 2, .dense_window_size = 0, .lambda = 0.9,
-       .br = 2, .bc = 24},
+      {.is_causal = true,
+       .sparsity_n = 4,
+       .sparsity_m = 8,
+       .num_sink_tokens = 2,
+       .dense_window_size = 0,
+       .lambda = 0.9,
+       .br = 2,
+       .bc = 24},
   };
 }
 
@@ -329,12 +346,13 @@ at::Tensor raw_scores(const AttentionArgs& args, const SequenceRows& rows) {
 }
 
 Expected attend_under_mask(const AttentionArgs& args, const at::Tensor& attended) {
-  Expected expected{at::zeros(args.q.sizes(), at::kDouble), at::full({args.q.size(0), args.q.size(1)}, -kInfinity, at::kDouble)};
+  Expected expected{at::zeros(args.q.sizes(), at::kDouble),
+                    at::full({args.q.size(0), args.q.size(1)}, -kInfinity, at::kDouble)};
   for (const SequenceRows& rows : sequences_of(args)) {
     if (rows.q_len == 0 || rows.k_len == 0) continue;
     const at::Tensor mask = attended.narrow(0, rows.q_start, rows.q_len).narrow(2, 0, rows.k_len).transpose(0, 1);
     const at::Tensor empty_row = mask.any(-1).logical_not();
-    // Rows that attend nothing get one arbitrary finite score, so that no NaN enters the derivatives, and are zeroed after.
+    // Rows that attend nothing get finite scores, so that no NaN enters the derivatives, and are zeroed afterwards.
     const at::Tensor s = raw_scores(args, rows).mul(scale_of(args)).masked_fill(mask.logical_not(), -kInfinity);
     const at::Tensor safe = s.masked_fill(empty_row.unsqueeze(-1), 0.0);
     const at::Tensor p = at::softmax(safe, -1).masked_fill(mask.logical_not(), 0.0);
@@ -348,10 +366,12 @@ Expected attend_under_mask(const AttentionArgs& args, const at::Tensor& attended
 }
 
 std::string difference(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& tolerance) {
-  if (actual.sizes() != expected.sizes()) return modelopt::str("shape ", actual.sizes(), ", expected ", expected.sizes());
+  if (actual.sizes() != expected.sizes())
+    return modelopt::str("shape ", actual.sizes(), ", expected ", expected.sizes());
   const at::Tensor a = actual.detach().to(at::kDouble).contiguous(), e = expected.detach().to(at::kDouble).contiguous();
   const at::Tensor t = tolerance.to(at::kDouble).expand_as(e).contiguous();
-  const double *got = a.const_data_ptr<double>(), *want = e.const_data_ptr<double>(), *bound = t.const_data_ptr<double>();
+  const double *got = a.const_data_ptr<double>(), *want = e.const_data_ptr<double>(),
+               *bound = t.const_data_ptr<double>();
   std::int64_t worst = -1;
   double worst_excess = 0.0;
   for (std::int64_t i = 0; i < a.numel(); ++i) {
@@ -369,27 +389,32 @@ std::string difference(const at::Tensor& actual, const at::Tensor& expected, con
 }
 
 std::string bitwise_difference(const at::Tensor& actual, const at::Tensor& expected) {
-  if (actual.scalar_type() != expected.scalar_type()) return modelopt::str("dtype ", actual.scalar_type(), ", expected ", expected.scalar_type());
+  if (actual.scalar_type() != expected.scalar_type())
+    return modelopt::str("dtype ", actual.scalar_type(), ", expected ", expected.scalar_type());
   return difference(actual, expected, at::zeros({}, at::kDouble));
 }
 
 std::string check_against_reference(const AttentionArgs& args, const std::string& backend, Fill fill) {
   const AttentionMaskResult actual = attention_with_mask(on_backend(args, backend));
-  const AttentionMaskResult reference = backend == "reference" ? actual : attention_with_mask(on_backend(args, "reference"));
+  const AttentionMaskResult reference =
+      backend == "reference" ? actual : attention_with_mask(on_backend(args, "reference"));
   const AttentionResult without_mask = attention(on_backend(args, backend));
   const SingleThread serial;
   const at::Tensor mask = unpack_mask(actual.mask, args), reference_mask = unpack_mask(reference.mask, args);
   if (fill == Fill::kIntegers) {
     if (auto text = bitwise_difference(actual.mask, reference.mask); !text.empty()) return "mask byte " + text;
-    if (auto text = bitwise_difference(actual.result.stats, reference.result.stats); !text.empty()) return "stats " + text;
+    if (auto text = bitwise_difference(actual.result.stats, reference.result.stats); !text.empty())
+      return "stats " + text;
   } else {
-    MODELOPT_CHECK(args.skip_softmax_threshold.value_or(0.0) == 0.0, InvalidArgument,
-                   "skip decisions are compared on Fill::kIntegers only: other scores may round to either side of ln(lambda)");
+    MODELOPT_CHECK(
+        args.skip_softmax_threshold.value_or(0.0) == 0.0, InvalidArgument,
+        "skip decisions are compared on Fill::kIntegers only: other scores may round to either side of ln(lambda)");
     if (auto text = mask_difference_beyond_ties(args, mask, reference_mask); !text.empty()) return text;
   }
   const Expected expected = attend_under_mask(args, mask);
   const Tolerances tolerance = tolerances_for(args, expected);
-  if (auto text = difference(actual.result.output, expected.output, tolerance.output); !text.empty()) return "output " + text;
+  if (auto text = difference(actual.result.output, expected.output, tolerance.output); !text.empty())
+    return "output " + text;
   if (auto text = difference(actual.result.logsumexp, expected.logsumexp, tolerance.logsumexp); !text.empty()) {
     return "logsumexp " + text;
   }

@@ -12,8 +12,8 @@
 
 namespace modelopt::kernels::testing {
 
-/// While it lives, ATen uses one thread. The comparisons are many small operations: a team of threads for each costs more
-/// than it brings, and far more on a busy machine. Not for the backends under test, which keep their threads.
+/// While it lives, ATen uses one thread. The comparisons are many small operations: a team of threads for each costs
+/// more than it brings, and far more on a busy machine. Not for the backends under test, which keep their threads.
 class SingleThread {
  public:
   SingleThread();
@@ -35,7 +35,8 @@ enum class Fill {
 
 enum class Storage {
   kPacked,    ///< contiguous, sequence after sequence
-  kPoisoned,  ///< sequences in reverse order, rows of no sequence between them, strided rows and heads; all unused storage NaN
+  kPoisoned,  ///< sequences in reverse order, rows of no sequence between them, strided rows and heads; all unused
+              ///< storage NaN
 };
 
 struct Lengths {
@@ -62,7 +63,7 @@ std::ostream& operator<<(std::ostream& out, const CaseShape& shape);
 /// Ragged, chunked, grouped, odd shapes, for every backend to go through: lengths 0, 1, odd and 257; Lq < Lk; Lq > Lk.
 [[nodiscard]] std::vector<CaseShape> standard_shapes(at::ScalarType dtype, Fill fill);
 
-/// Combinations of causal, N:M, sinks, dense and sliding windows to apply to a shape. With skip-softmax where asked for.
+/// Causal or not, N:M, sinks, dense and sliding windows, skip-softmax: what to apply to a shape.
 struct Setting {
   bool is_causal = true;
   std::int64_t sparsity_n = 0;
@@ -96,8 +97,8 @@ struct SequenceRows {
 
 /// Softmax attention over the given mask in fp64 with plain ATen operations, differentiable by PyTorch.
 struct Expected {
-  at::Tensor output;      ///< [total_q, Hq, D]
-  at::Tensor logsumexp;   ///< [total_q, Hq]
+  at::Tensor output;     ///< [total_q, Hq, D]
+  at::Tensor logsumexp;  ///< [total_q, Hq]
 };
 [[nodiscard]] Expected attend_under_mask(const AttentionArgs& args, const at::Tensor& attended);
 
@@ -108,8 +109,9 @@ struct Expected {
 [[nodiscard]] std::string bitwise_difference(const at::Tensor& actual, const at::Tensor& expected);
 
 /// Runs the call on `backend` and checks all that it returns against the reference and against attend_under_mask:
-/// the mask (equal, or for inexact scores different only between scores closer than their rounding bound), the values under
-/// the backend's own mask within a rounding bound derived from the inputs, and stats. Returns "" or what is wrong.
+/// the mask (equal, or for inexact scores different only between scores closer than their rounding bound), the values
+/// under the backend's own mask within a rounding bound derived from the inputs, and stats. Returns ""
+/// or what is wrong.
 [[nodiscard]] std::string check_against_reference(const AttentionArgs& args, const std::string& backend, Fill fill);
 
 }  // namespace modelopt::kernels::testing

@@ -40,7 +40,8 @@ at::Tensor weights_like(const at::Tensor& t) {
 /// d/d(q, k, v) of sum w o + sum w' L over the rows whose log-sum-exp is finite.
 Gradients differentiate(const AttentionArgs& args, const at::Tensor& output, const at::Tensor& logsumexp) {
   const at::Tensor finite = at::where(logsumexp.isfinite(), logsumexp, at::zeros_like(logsumexp)).to(at::kDouble);
-  const at::Tensor loss = output.to(at::kDouble).mul(weights_like(output)).sum().add(finite.mul(weights_like(logsumexp)).sum());
+  const at::Tensor loss =
+      output.to(at::kDouble).mul(weights_like(output)).sum().add(finite.mul(weights_like(logsumexp)).sum());
   if (loss.requires_grad()) loss.backward();  // an empty batch does not depend on its inputs
   for (const at::Tensor* t : {&args.q, &args.k, &args.v}) {
     if (!t->grad().defined()) t->mutable_grad() = at::zeros_like(*t);
@@ -66,8 +67,8 @@ void check_gradients(const AttentionArgs& call, double unit_roundoff) {
                                    std::tuple{"v", gradients.v, expected.v}}) {
     INFO("gradient of " << name);
     CHECK(a.scalar_type() == call.q.scalar_type());
-    // Both sides compute in fp64, from the same mask; what remains is the rounding to the dtype, of the result and of the
-    // incoming gradient.
+    // Both sides compute in fp64, from the same mask; what remains is the rounding to the dtype, of the result and of
+    // the incoming gradient.
     const at::Tensor largest = e.numel() > 0 ? e.abs().max() : at::zeros({}, at::kDouble);
     CHECK(difference(a, e, e.abs().mul(unit_roundoff).add(largest.mul(4 * unit_roundoff)).add(1e-13)) == "");
   }
@@ -96,8 +97,9 @@ TEST_CASE("autograd: gradients equal PyTorch's through masked softmax in fp64", 
 TEST_CASE("autograd: gradients of fp32 and half types are the fp64 ones in their dtype", "[autograd]") {
   const Setting setting{.sparsity_n = 2, .dense_window_size = 4};
   for (const std::string& backend : cpu_backends()) {
-    for (const auto& [dtype, u] : {std::pair{at::kFloat, std::ldexp(1.0, -24)}, std::pair{at::kHalf, std::ldexp(1.0, -11)},
-                                   std::pair{at::kBFloat16, std::ldexp(1.0, -8)}}) {
+    for (const auto& [dtype, u] :
+         {std::pair{at::kFloat, std::ldexp(1.0, -24)}, std::pair{at::kHalf, std::ldexp(1.0, -11)},
+          std::pair{at::kBFloat16, std::ldexp(1.0, -8)}}) {
       const CaseShape shape{.lengths = {{40, 40}, {3, 20}}, .heads = 4, .kv_heads = 2, .dtype = dtype};
       INFO(backend << ": " << shape);
       check_gradients(on_backend(with_setting(make_args(shape), setting), backend), u);
@@ -108,7 +110,8 @@ TEST_CASE("autograd: gradients of fp32 and half types are the fp64 ones in their
 TEST_CASE("autograd: keys shared by sequences and by heads of a group accumulate", "[autograd]") {
   for (const std::string& backend : cpu_backends()) {
     AttentionArgs args = on_backend(
-        make_args({.lengths = {{4, 12}, {5, 12}}, .heads = 4, .kv_heads = 2, .head_dim = 8, .dtype = at::kDouble}), backend);
+        make_args({.lengths = {{4, 12}, {5, 12}}, .heads = 4, .kv_heads = 2, .head_dim = 8, .dtype = at::kDouble}),
+        backend);
     args.b_start_loc_k = at::tensor({0, 3}, at::kInt);  // rows 3 to 11 belong to both
     check_gradients(args, std::ldexp(1.0, -46));
   }
@@ -116,7 +119,8 @@ TEST_CASE("autograd: keys shared by sequences and by heads of a group accumulate
 
 TEST_CASE("autograd: long rows go through in several chunks", "[autograd]") {
   // 600 x 8 heads x 600 keys in fp64 is beyond one chunk.
-  AttentionArgs args = make_args({.lengths = {{600, 600}}, .heads = 8, .kv_heads = 1, .head_dim = 8, .dtype = at::kDouble});
+  AttentionArgs args =
+      make_args({.lengths = {{600, 600}}, .heads = 8, .kv_heads = 1, .head_dim = 8, .dtype = at::kDouble});
   args.sparsity_n = 2;
   check_gradients(args, std::ldexp(1.0, -44));
 }

@@ -24,10 +24,14 @@ const at::Tensor& tolerance() {
 TEST_CASE("comparison: finite values within the tolerance, and infinities and NaN at the same places", "[cases]") {
   const at::Tensor expected = at::tensor({1.0f, kInf, -kInf, kNaN});
   CHECK(difference(at::tensor({1.05f, kInf, -kInf, kNaN}), expected, tolerance()) == "");
-  CHECK(difference(at::tensor({1.5f, kInf, -kInf, kNaN}), expected, tolerance()) == "[0] is 1.5, expected 1 within 0.1");
-  CHECK(difference(at::tensor({kNaN, kInf, -kInf, kNaN}), expected, tolerance()) == "[0] is nan, expected 1 within 0.1");
-  CHECK(difference(at::tensor({1.0f, -kInf, -kInf, kNaN}), expected, tolerance()) == "[1] is -inf, expected inf within 0.1");
-  CHECK(difference(at::tensor({1.0f, kInf, -kInf, 0.0f}), expected, tolerance()) == "[3] is 0, expected nan within 0.1");
+  CHECK(difference(at::tensor({1.5f, kInf, -kInf, kNaN}), expected, tolerance()) ==
+        "[0] is 1.5, expected 1 within 0.1");
+  CHECK(difference(at::tensor({kNaN, kInf, -kInf, kNaN}), expected, tolerance()) ==
+        "[0] is nan, expected 1 within 0.1");
+  CHECK(difference(at::tensor({1.0f, -kInf, -kInf, kNaN}), expected, tolerance()) ==
+        "[1] is -inf, expected inf within 0.1");
+  CHECK(difference(at::tensor({1.0f, kInf, -kInf, 0.0f}), expected, tolerance()) ==
+        "[3] is 0, expected nan within 0.1");
   CHECK(difference(at::zeros({3}), expected, tolerance()) == "shape [3], expected [4]");
 }
 

@@ -34,8 +34,8 @@ TEST_CASE("dispatch: a failed one lists every backend with its reason", "[dispat
   CHECK(unsupported_message(cuda, "reference") ==
         "backend \"reference\" cannot run attention on CUDA tensors of Half with head_dim 128, N:M sparse: " + reasons);
   CHECK(unsupported_message({.head_dim = 64}, "sm90") ==
-        "backend \"sm90\" cannot run attention on CPU tensors of Float with head_dim 64: sm90: " + no_cuda + "; sm80: " +
-            no_cuda + "; cpu: can run it; reference: can run it");
+        "backend \"sm90\" cannot run attention on CPU tensors of Float with head_dim 64: sm90: " + no_cuda +
+            "; sm80: " + no_cuda + "; cpu: can run it; reference: can run it");
 }
 
 TEST_CASE("dispatch: an unknown name is an error that lists the names", "[dispatch]") {

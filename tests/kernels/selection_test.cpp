@@ -1,5 +1,5 @@
-// The selection rule against two other readings of it: a stable sort of the visible keys, and, through the operator, what
-// each backend attends to (the reference spells its own rule, kernels in vector instructions spell theirs).
+// The selection rule against two other readings of it: a stable sort of the visible keys, and, through the operator,
+// what each backend attends to (the reference spells its own rule, kernels in vector instructions spell theirs).
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
@@ -66,10 +66,17 @@ std::array<float, 8> adversarial_group(std::mt19937_64& random, int trial, float
   std::array<float, 8> scores{};
   for (float& score : scores) {
     switch (trial % 4) {
-      case 0: score = normal(random); break;
-      case 1: score = static_cast<float>(few(random)); break;
-      case 2: score = std::nextafter(1.0f, few(random) == 0 ? 0.0f : 2.0f); break;
-      default: score = rare(random) == 0 ? -kInf : rare(random) == 0 ? infinity : normal(random);
+      case 0:
+        score = normal(random);
+        break;
+      case 1:
+        score = static_cast<float>(few(random));
+        break;
+      case 2:
+        score = std::nextafter(1.0f, few(random) == 0 ? 0.0f : 2.0f);
+        break;
+      default:
+        score = rare(random) == 0 ? -kInf : rare(random) == 0 ? infinity : normal(random);
     }
   }
   return scores;
@@ -80,8 +87,8 @@ constexpr std::uint32_t keep_of(float a, float b, float c, float d, std::uint32_
   return keep_n_of_m<4>(group, visible, n);
 }
 
-/// Groups as the keys of one sequence of head_dim 1, seen by `rows` equal query rows with q = 1: key scores are the values.
-/// Returns how many (row, group) pairs the backend attends to otherwise than keep_n_of_m says.
+/// Groups as the keys of one sequence of head_dim 1, seen by `rows` equal query rows with q = 1: key scores are the
+/// values. Returns how many (row, group) pairs the backend attends to otherwise than keep_n_of_m says.
 template <int M>
 std::int64_t mismatches_in_backend(const std::string& backend, const std::vector<std::array<float, M>>& groups, int n,
                                    std::int64_t rows) {
@@ -133,7 +140,8 @@ TEST_CASE("selection: a table checked by hand, at compile time", "[selection]") 
 }
 
 TEST_CASE("selection: every ordering and every pattern of ties of a group of 4", "[selection]") {
-  // Four finite values per key cover every weak ordering of four keys; both infinities; every set of visible keys; every n.
+  // Four finite values per key cover every weak ordering of four keys; both infinities; every set of visible keys;
+  // every n.
   constexpr std::array<float, 6> kValues{-kInf, -1.5f, 0.0f, 1.0f, 2.0f, kInf};
   int groups = 0, wrong = 0;
   for (const float a : kValues) {

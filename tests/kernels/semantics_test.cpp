@@ -117,7 +117,8 @@ TEST_CASE("semantics: the groups of four to check by hand", "[semantics]") {
   }
 }
 
-TEST_CASE("semantics: outside the dense part exactly min(N and visible) keys of each group are attended", "[semantics]") {
+TEST_CASE("semantics: outside the dense part exactly min(N and visible) keys of each group are attended",
+          "[semantics]") {
   for (const std::string& backend : cpu_backends()) {
     for (const CaseShape& shape : standard_shapes(at::kFloat, Fill::kNormal)) {
       for (const Setting& setting : standard_settings()) {
@@ -186,8 +187,8 @@ TEST_CASE("semantics: sinks and windows are exact to the token", "[semantics]") 
                   wrong += mask[i][0][j] != (visible && (kept || is_dense(args, p, j)));
                 }
               }
-              INFO(backend << ", causal " << causal << ", sinks " << sinks << ", window " << window << ", sliding window "
-                           << sliding << ", Lq " << q_len);
+              INFO(backend << ", causal " << causal << ", sinks " << sinks << ", window " << window
+                           << ", sliding window " << sliding << ", Lq " << q_len);
               CHECK(wrong == 0);
             }
           }
@@ -246,7 +247,8 @@ TEST_CASE("semantics: N = 0 and lambda = 0 are the dense call bit for bit", "[se
   for (const std::string& backend : cpu_backends()) {
     for (const auto dtype : {at::kFloat, at::kHalf}) {
       const AttentionArgs dense = on_backend(
-          make_args({.lengths = {{131, 131}, {6, 77}}, .heads = 4, .kv_heads = 2, .head_dim = 32, .dtype = dtype}), backend);
+          make_args({.lengths = {{131, 131}, {6, 77}}, .heads = 4, .kv_heads = 2, .head_dim = 32, .dtype = dtype}),
+          backend);
       AttentionArgs off = dense;
       off.sparsity_n = 0;
       off.sparsity_m = 8;
@@ -297,8 +299,8 @@ TEST_CASE("semantics: rows that see no key and rows of no sequence give 0 and -i
     for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
       INFO(backend << ", " << dtype);
       // Lq > Lk: the first rows lie before the first key. Poisoned: three NaN rows of no sequence around each sequence.
-      AttentionArgs args = on_backend(
-          make_args({.lengths = {{5, 2}, {4, 0}}, .dtype = dtype, .storage = Storage::kPoisoned}), backend);
+      AttentionArgs args =
+          on_backend(make_args({.lengths = {{5, 2}, {4, 0}}, .dtype = dtype, .storage = Storage::kPoisoned}), backend);
       const AttentionResult result = attention(args);
       // Rows: 3 of none, 4 of sequence 1, 3 of none, 5 of sequence 0, 3 of none.
       for (std::int64_t row = 0; row < 18; ++row) {
@@ -360,7 +362,7 @@ TEST_CASE("semantics: NaN shows even where N:M or skip-softmax would have droppe
     args.skip_softmax_threshold = 0.5;
     args.skip_softmax_br = 1;
     args.skip_softmax_bc = 8;
-    CHECK(attended(args, 0) == "1...1..........................." );
+    CHECK(attended(args, 0) == "1...1...........................");
     args.k[21].fill_(kNaN);
     const AttentionResult result = attention(args);
     INFO(backend);
@@ -411,7 +413,8 @@ TEST_CASE("semantics: the mask can be read through the columns of the identity",
   for (const std::string& backend : cpu_backends()) {
     for (const Setting& setting : all_settings()) {
       INFO(backend << ": " << setting);
-      const CaseShape shape{.lengths = {{100, 100}}, .heads = 2, .kv_heads = 1, .head_dim = 16, .fill = Fill::kIntegers};
+      const CaseShape shape{
+          .lengths = {{100, 100}}, .heads = 2, .kv_heads = 1, .head_dim = 16, .fill = Fill::kIntegers};
       AttentionArgs args = on_backend(with_setting(make_args(shape), setting), backend);
       const at::Tensor mask = unpack_mask(attention_with_mask(args).mask, args);
       const at::Tensor identity = at::eye(112);
@@ -440,7 +443,8 @@ TEST_CASE("semantics: statistics count pairs as the mask has them and change no 
         const at::Tensor mask = unpack_mask(plain.mask, args);
         const auto sequences = sequences_of(args);
         for (std::size_t b = 0; b < sequences.size(); ++b) {
-          const at::Tensor expected = mask.narrow(0, sequences[b].q_start, sequences[b].q_len).sum(at::IntArrayRef({0, 2}));
+          const at::Tensor expected =
+              mask.narrow(0, sequences[b].q_start, sequences[b].q_len).sum(at::IntArrayRef({0, 2}));
           CHECK(counted.stats[static_cast<std::int64_t>(b)].select(1, 3).equal(expected));
         }
       }
@@ -457,6 +461,22 @@ TEST_CASE("semantics: query head h reads key head h / (Hq / Hkv)", "[semantics]"
     repeated.k = grouped.k.repeat_interleave(3, 1);
     repeated.v = grouped.v.repeat_interleave(3, 1);
     CHECK(bitwise_difference(attention(grouped).output, attention(repeated).output) == "");
+  }
+}
+
+TEST_CASE("semantics: the number of threads changes no bit", "[semantics]") {
+  for (const std::string& backend : cpu_backends()) {
+    const CaseShape shape{.lengths = {{257, 257}, {31, 90}, {1, 200}}, .heads = 4, .kv_heads = 2, .head_dim = 32};
+    for (const Setting& setting : all_settings()) {
+      INFO(backend << ": " << setting);
+      const AttentionArgs args = on_backend(with_setting(make_args(shape), setting), backend);
+      const AttentionMaskResult several = attention_with_mask(args);
+      const SingleThread serial;
+      const AttentionMaskResult one = attention_with_mask(args);
+      CHECK(bitwise_difference(several.result.output, one.result.output) == "");
+      CHECK(bitwise_difference(several.result.logsumexp, one.result.logsumexp) == "");
+      CHECK(bitwise_difference(several.mask, one.mask) == "");
+    }
   }
 }
 

@@ -110,7 +110,7 @@ TEST_CASE("skip: the rows of a query block decide together and other rows have n
     CHECK(blocks_of(args, 0) == "1.");
     CHECK(blocks_of(args, 1) == "11");
 
-    // Causal, 9 rows at positions 7 to 15: the first row sees no key of block 1, so it cannot veto what the others skip.
+    // Causal, 9 rows at positions 7 to 15: the first sees no key of block 1, so it cannot veto what the others skip.
     std::vector<float> queries(9, 1.0f);
     queries[0] = 0.1f;
     args = on_backend(block_args({6, 3}, queries, lambda), backend);

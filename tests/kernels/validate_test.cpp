@@ -19,7 +19,9 @@ using namespace modelopt::kernels;
 
 namespace {
 
-AttentionArgs valid_args() { return testing::make_args({.lengths = {{3, 5}, {4, 6}}, .heads = 4, .kv_heads = 2, .head_dim = 8}); }
+AttentionArgs valid_args() {
+  return testing::make_args({.lengths = {{3, 5}, {4, 6}}, .heads = 4, .kv_heads = 2, .head_dim = 8});
+}
 
 at::Tensor ints(std::initializer_list<int> values) { return at::tensor(values, at::kInt); }
 
@@ -56,24 +58,62 @@ TEST_CASE("validation: tensors", "[validate]") {
   check_messages({
       {[](auto& a) { a.q = at::Tensor(); }, "q is an undefined tensor, expected a defined one"},
       {[](auto& a) { a.b_seq_len = at::Tensor(); }, "b_seq_len is an undefined tensor, expected a defined one"},
-      {[](auto& a) { a.b_seq_len_k = at::Tensor(); }, "b_seq_len_k is an undefined tensor, expected a defined one or nullopt"},
-      {[](auto& a) { a.q = at::randn({7, 4}); }, "q has shape [7, 4], expected [total_q, num_heads, head_dim]"},
-      {[](auto& a) { a.k = at::randn({1, 11, 2, 8}); },
+      {[](auto& a) { a.b_seq_len_k = at::Tensor(); },
+       "b_seq_len_k is an undefined tensor, expected a defined one or nullopt"},
+      {[](auto& a) {
+         a.q = at::randn({7, 4});
+       },
+       "q has shape [7, 4], expected [total_q, num_heads, head_dim]"},
+      {[](auto& a) {
+         a.k = at::randn({1, 11, 2, 8});
+       },
        "k has shape [1, 11, 2, 8], expected [total_kv, num_kv_heads, head_dim]"},
       {[](auto& a) { a.q = a.q.to(at::kLong); }, "q has dtype Long, expected Float, Half, BFloat16 or Double"},
       {[](auto& a) { a.k = a.k.to(at::kHalf); }, "k has dtype Half, expected q's dtype Float"},
       {[](auto& a) { a.v = a.v.to(at::kDouble); }, "v has dtype Double, expected q's dtype Float"},
-      {[](auto& a) { a.q = at::randn({7, 4, 257}); }, "q has head_dim 257, expected 1 to 256"},
-      {[](auto& a) { a.q = at::randn({7, 4, 0}); }, "q has head_dim 0, expected 1 to 256"},
-      {[](auto& a) { a.k = at::randn({11, 2, 16}); }, "k has 16 elements per head, expected 8 as q"},
-      {[](auto& a) { a.v = at::randn({11, 2, 4}); }, "v has 4 elements per head, expected 8 as q"},
-      {[](auto& a) { a.v = at::randn({11, 1, 8}); }, "v has 1 heads, expected 2 as k"},
-      {[](auto& a) { a.v = at::randn({10, 2, 8}); }, "v has 10 rows, expected 11 as k"},
-      {[](auto& a) { a.k = a.v = at::randn({11, 0, 8}); }, "k has 0 heads, expected at least 1"},
-      {[](auto& a) { a.k = a.v = at::randn({11, 3, 8}); }, "q has 4 heads, expected a positive multiple of k's 3"},
-      {[](auto& a) { a.q = at::randn({7, 0, 8}); }, "q has 0 heads, expected a positive multiple of k's 2"},
-      {[](auto& a) { a.q = at::randn({7, 8, 4}).transpose(1, 2); }, "q has last stride 4, expected 1 (other strides are free)"},
-      {[](auto& a) { a.v = at::randn({11, 2, 1}).expand({11, 2, 8}); },
+      {[](auto& a) {
+         a.q = at::randn({7, 4, 257});
+       },
+       "q has head_dim 257, expected 1 to 256"},
+      {[](auto& a) {
+         a.q = at::randn({7, 4, 0});
+       },
+       "q has head_dim 0, expected 1 to 256"},
+      {[](auto& a) {
+         a.k = at::randn({11, 2, 16});
+       },
+       "k has 16 elements per head, expected 8 as q"},
+      {[](auto& a) {
+         a.v = at::randn({11, 2, 4});
+       },
+       "v has 4 elements per head, expected 8 as q"},
+      {[](auto& a) {
+         a.v = at::randn({11, 1, 8});
+       },
+       "v has 1 heads, expected 2 as k"},
+      {[](auto& a) {
+         a.v = at::randn({10, 2, 8});
+       },
+       "v has 10 rows, expected 11 as k"},
+      {[](auto& a) {
+         a.k = a.v = at::randn({11, 0, 8});
+       },
+       "k has 0 heads, expected at least 1"},
+      {[](auto& a) {
+         a.k = a.v = at::randn({11, 3, 8});
+       },
+       "q has 4 heads, expected a positive multiple of k's 3"},
+      {[](auto& a) {
+         a.q = at::randn({7, 0, 8});
+       },
+       "q has 0 heads, expected a positive multiple of k's 2"},
+      {[](auto& a) {
+         a.q = at::randn({7, 8, 4}).transpose(1, 2);
+       },
+       "q has last stride 4, expected 1 (other strides are free)"},
+      {[](auto& a) {
+         a.v = at::randn({11, 2, 1}).expand({11, 2, 8});
+       },
        "v has last stride 0, expected 1 (other strides are free)"},
   });
 }
@@ -83,26 +123,46 @@ TEST_CASE("validation: metadata", "[validate]") {
       {[](auto& a) { a.b_start_loc = a.b_start_loc.to(at::kLong); }, "b_start_loc has dtype Long, expected Int"},
       {[](auto& a) { a.b_seq_len = a.b_seq_len.unsqueeze(0); }, "b_seq_len has shape [1, 2], expected [batch]"},
       {[](auto& a) { a.b_seq_len = ints({3}); }, "b_seq_len has 1 elements, expected 2 as b_start_loc"},
-      {[](auto& a) { a.b_start_loc_k = ints({0, 5, 6}); }, "b_start_loc_k has 3 elements, expected 2 as b_start_loc"},
+      {[](auto& a) {
+         a.b_start_loc_k = ints({0, 5, 6});
+       },
+       "b_start_loc_k has 3 elements, expected 2 as b_start_loc"},
       {[](auto& a) { a.b_seq_len_k = at::zeros({2}); }, "b_seq_len_k has dtype Float, expected Int"},
       {[](auto& a) { a.skip_softmax_lambda = at::zeros({2}, at::kDouble); },
        "skip_softmax_lambda has dtype Double, expected Float"},
-      {[](auto& a) { a.skip_softmax_lambda = at::zeros({3}); }, "skip_softmax_lambda has 3 elements, expected 2 as b_start_loc"},
-      {[](auto& a) { a.b_start_loc = ints({0, -1}); }, "b_start_loc[1] is -1, expected at least 0"},
-      {[](auto& a) { a.b_seq_len = ints({-3, 4}); }, "b_seq_len[0] is -3, expected at least 0"},
-      {[](auto& a) { a.b_start_loc = ints({0, 4}); },
+      {[](auto& a) { a.skip_softmax_lambda = at::zeros({3}); },
+       "skip_softmax_lambda has 3 elements, expected 2 as b_start_loc"},
+      {[](auto& a) {
+         a.b_start_loc = ints({0, -1});
+       },
+       "b_start_loc[1] is -1, expected at least 0"},
+      {[](auto& a) {
+         a.b_seq_len = ints({-3, 4});
+       },
+       "b_seq_len[0] is -3, expected at least 0"},
+      {[](auto& a) {
+         a.b_start_loc = ints({0, 4});
+       },
        "b_start_loc[1] + b_seq_len[1] is 8, expected at most 7, the rows of q"},
-      {[](auto& a) { a.b_start_loc = ints({0, std::numeric_limits<int>::max()}); },
+      {[](auto& a) {
+         a.b_start_loc = ints({0, std::numeric_limits<int>::max()});
+       },
        "b_start_loc[1] + b_seq_len[1] is 2147483651, expected at most 7, the rows of q"},
-      {[](auto& a) { a.b_seq_len_k = ints({5, 7}); },
+      {[](auto& a) {
+         a.b_seq_len_k = ints({5, 7});
+       },
        "b_start_loc_k[1] + b_seq_len_k[1] is 12, expected at most 11, the rows of k"},
       {[](auto& a) { a.max_input_len = 3; }, "b_seq_len[1] is 4, expected at most max_input_len = 3"},
       {[](auto& a) { a.max_input_len = -1; }, "max_input_len is -1, expected at least 0"},
       {[](auto& a) { a.max_input_len_k = 5; }, "b_seq_len_k[1] is 6, expected at most max_input_len_k = 5"},
       {[](auto& a) { a.max_input_len_k = -4; }, "max_input_len_k is -4, expected at least 0"},
-      {[](auto& a) { a.b_start_loc = ints({0, 2}); },
+      {[](auto& a) {
+         a.b_start_loc = ints({0, 2});
+       },
        "b_start_loc[1] is 2, expected no query row that also belongs to sequence 0 (rows 0 to 2)"},
-      {[](auto& a) { a.b_start_loc = ints({3, 0}); },
+      {[](auto& a) {
+         a.b_start_loc = ints({3, 0});
+       },
        "b_start_loc[0] is 3, expected no query row that also belongs to sequence 1 (rows 0 to 3)"},
   });
 }
@@ -116,9 +176,12 @@ TEST_CASE("validation: keys take the queries' rows by default, and are checked a
 
 TEST_CASE("validation: numbers and names", "[validate]") {
   check_messages({
-      {[](auto& a) { a.softmax_scale = 0.0; }, "softmax_scale is 0, expected a finite number > 0 (in the type of the scores)"},
-      {[](auto& a) { a.softmax_scale = -1.0; }, "softmax_scale is -1, expected a finite number > 0 (in the type of the scores)"},
-      {[](auto& a) { a.softmax_scale = kInf; }, "softmax_scale is inf, expected a finite number > 0 (in the type of the scores)"},
+      {[](auto& a) { a.softmax_scale = 0.0; },
+       "softmax_scale is 0, expected a finite number > 0 (in the type of the scores)"},
+      {[](auto& a) { a.softmax_scale = -1.0; },
+       "softmax_scale is -1, expected a finite number > 0 (in the type of the scores)"},
+      {[](auto& a) { a.softmax_scale = kInf; },
+       "softmax_scale is inf, expected a finite number > 0 (in the type of the scores)"},
       {[](auto& a) { a.softmax_scale = std::nan(""); },
        "softmax_scale is nan, expected a finite number > 0 (in the type of the scores)"},
       {[](auto& a) { a.softmax_scale = 1e-60; },
@@ -130,15 +193,19 @@ TEST_CASE("validation: numbers and names", "[validate]") {
       {[](auto& a) { a.num_sink_tokens = -2; }, "num_sink_tokens is -2, expected at least 0"},
       {[](auto& a) { a.dense_window_size = -64; }, "dense_window_size is -64, expected at least 0"},
       {[](auto& a) { a.sliding_window = -kHuge; }, "sliding_window is -9223372036854775807, expected at least 0"},
-      {[](auto& a) { a.skip_softmax_threshold = 1.0; }, "skip_softmax_threshold is 1, expected 0 <= lambda < 1 (in fp32)"},
+      {[](auto& a) { a.skip_softmax_threshold = 1.0; },
+       "skip_softmax_threshold is 1, expected 0 <= lambda < 1 (in fp32)"},
       {[](auto& a) { a.skip_softmax_threshold = 0.999999999999; },
        "skip_softmax_threshold is 1, expected 0 <= lambda < 1 (in fp32)"},
-      {[](auto& a) { a.skip_softmax_threshold = -0.1; }, "skip_softmax_threshold is -0.1, expected 0 <= lambda < 1 (in fp32)"},
+      {[](auto& a) { a.skip_softmax_threshold = -0.1; },
+       "skip_softmax_threshold is -0.1, expected 0 <= lambda < 1 (in fp32)"},
       {[](auto& a) { a.skip_softmax_threshold = std::nan(""); },
        "skip_softmax_threshold is nan, expected 0 <= lambda < 1 (in fp32)"},
       {[](auto& a) { a.skip_softmax_lambda = at::full({2}, 1.5); },
        "skip_softmax_lambda[0] is 1.5, expected 0 <= lambda < 1 (in fp32)"},
-      {[](auto& a) { a.skip_softmax_lambda = at::tensor({0.5f, std::nanf("")}); },
+      {[](auto& a) {
+         a.skip_softmax_lambda = at::tensor({0.5f, std::nanf("")});
+       },
        "skip_softmax_lambda[1] is nan, expected 0 <= lambda < 1 (in fp32)"},
       {[](auto& a) {
          a.skip_softmax_threshold = 0.25;

@@ -16,13 +16,14 @@ try:
 except ImportError as error:
     sys.exit(
         f"the operator's Python tests need torch, and {sys.executable} cannot import it ({error}): "
-        "install the Python packages of the project's environment, or set MODELOPT_PYTHON to a Python that has torch 2.11"
+        "install the Python packages of the project's environment, or set MODELOPT_PYTHON to one that has torch 2.11"
     )
 
 LIBRARY = os.environ.get("MODELOPT_KERNELS")
 if not LIBRARY:
     sys.exit("MODELOPT_KERNELS is not set, expected the path of libmodelopt_kernels.so")
 torch.ops.load_library(LIBRARY)
+torch.set_num_threads(1)  # thousands of tiny calls; the C++ tests cover several threads
 attention = torch.ops.modelopt.attention
 
 BACKENDS = [backend["name"] for backend in json.loads(torch.ops.modelopt.attention_backends()) if backend["available"]]
@@ -166,7 +167,8 @@ class RegistrationTest(unittest.TestCase):
                 torch.library.opcheck(torch.ops.modelopt.attention_backward.default, args)
 
     def test_meta_tensors(self):
-        args = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in problem([(7, 7), (5, 12)], dtype=torch.float16)]
+        args = problem([(7, 7), (5, 12)], dtype=torch.float16)
+        args = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in args]
         output, logsumexp, stats = attention(*args, collect_stats=True)
         self.assertEqual((output.shape, output.dtype), (torch.Size([12, 4, 16]), torch.float16))
         self.assertEqual((logsumexp.shape, logsumexp.dtype), (torch.Size([12, 4]), torch.float32))
@@ -185,10 +187,7 @@ class AgreementTest(unittest.TestCase):
         args = list(problem(lengths, seed=7))
         args[6] = is_causal
         exact = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # many small operations; the backends below keep their threads
         expected_output, expected_logsumexp, expected_stats = naive_attention(*exact, **setting)
-        torch.set_num_threads(threads)
         for backend in BACKENDS:
             with self.subTest(lengths=lengths, is_causal=is_causal, backend=backend, **setting):
                 output, logsumexp, stats = attention(*args, backend=backend, collect_stats=True, **setting)
@@ -242,7 +241,8 @@ class AutogradTest(unittest.TestCase):
     def test_gradcheck(self):
         q, k, v, *rest = problem([(6, 6), (3, 9), (1, 0)], heads=2, kv_heads=1, dim=5, dtype=torch.float64,
                                  requires_grad=True)
-        settings = [{}, {"sparsity_n": 2, "dense_window_size": 2}, {"sparsity_n": 1, "sparsity_m": 8, "num_sink_tokens": 1},
+        settings = [{}, {"sparsity_n": 2, "dense_window_size": 2},
+                    {"sparsity_n": 1, "sparsity_m": 8, "num_sink_tokens": 1},
                     {"skip_softmax_threshold": 0.4, "skip_softmax_br": 2, "skip_softmax_bc": 8}]
         for backend, setting in itertools.product(BACKENDS, settings):
             def both(*qkv):
@@ -334,8 +334,25 @@ class ErrorTest(unittest.TestCase):
             with self.subTest(**setting), self.assertRaisesRegex(RuntimeError, message):
                 attention(*args, **setting)
 
+    def test_backward_refuses_tensors_that_do_not_belong_together(self):
+        q, k, v, start, length, *_ = problem([(7, 7), (5, 5)])
+        output, logsumexp, _, mask = torch.ops.modelopt.attention_with_mask(q, k, v, start, length, 7)
+
+        def backward(grad_output=output, logsumexp=logsumexp, mask=mask):
+            torch.ops.modelopt.attention_backward(
+                grad_output, None, q, k, v, logsumexp, mask, start, length, None, None, None, [True] * 3)
+
+        backward()
+        with self.assertRaisesRegex(RuntimeError, r"grad_output has shape \[11, 4, 16\], expected \[12, 4, 16\]"):
+            backward(grad_output=output[1:])
+        with self.assertRaisesRegex(RuntimeError, r"logsumexp has shape \[12, 2\], expected \[12, 4\]"):
+            backward(logsumexp=logsumexp[:, :2])
+        with self.assertRaisesRegex(RuntimeError, "mask has 0 bytes per row, expected one bit for each of 7 keys"):
+            backward(mask=mask[:, :, :0])
+
     def test_a_backend_that_cannot_run_says_why(self):
-        with self.assertRaisesRegex(RuntimeError, 'backend "sm90" cannot run attention on CPU tensors.*not in this version'):
+        message = 'backend "sm90" cannot run attention on CPU tensors.*not in this version'
+        with self.assertRaisesRegex(RuntimeError, message):
             attention(*problem([(5, 5)]), backend="sm90")
 
 

@@ -1,4 +1,4 @@
-// The one error family of the project. Messages are a single line that names the thing, its value and what was expected.
+// The one error family of the project. Messages are a single line: the thing, its value and what was expected.
 #pragma once
 
 #include <sstream>
@@ -7,7 +7,7 @@
 
 namespace modelopt {
 
-/// Base of every exception this project throws on purpose. Derives from std::runtime_error, so that Python sees a RuntimeError.
+/// Base of every exception this project throws on purpose. A std::runtime_error: Python sees a RuntimeError.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

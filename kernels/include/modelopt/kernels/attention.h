@@ -14,7 +14,7 @@
 
 namespace modelopt::kernels {
 
-/// Everything one call of the attention operator takes. Field names, order and defaults are those of the registered schema.
+/// Everything one call of the operator takes. Field names, order and defaults are those of the registered schema.
 ///
 /// Shapes: q [total_q, Hq, D]; k, v [total_kv, Hkv, D]; packed, last stride 1, Hq a multiple of Hkv, 1 <= D <= 256;
 /// fp32, fp16, bf16 or fp64, all three alike. Metadata is int32 [B] on q's device.
@@ -22,8 +22,8 @@ struct AttentionArgs {
   at::Tensor q;
   at::Tensor k;
   at::Tensor v;
-  at::Tensor b_start_loc;  ///< first query row of each sequence
-  at::Tensor b_seq_len;    ///< number of query rows of each sequence
+  at::Tensor b_start_loc;          ///< first query row of each sequence
+  at::Tensor b_seq_len;            ///< number of query rows of each sequence
   std::int64_t max_input_len = 0;  ///< upper bound of b_seq_len
   bool is_causal = true;
   std::optional<double> softmax_scale;          ///< default 1/sqrt(D); finite, > 0
@@ -53,14 +53,15 @@ struct AttentionResult {
 };
 
 /// Runs the operator through PyTorch's dispatcher (autograd included).
-/// Throws InvalidArgument for an argument out of its domain, Unsupported where no backend (or not the one named) can run it.
+/// Throws InvalidArgument for an argument out of its domain, Unsupported where no backend (or not the one named) can
+/// run it.
 [[nodiscard]] AttentionResult attention(const AttentionArgs& args);
 
 /// The result of attention_with_mask: what attention() returns, bit for bit, and what was attended.
 struct AttentionMaskResult {
   AttentionResult result;
-  at::Tensor mask;  ///< uint8 [total_q, Hq, ceil(min(max_input_len_k, total_kv) / 8)]: bit j % 8 (from the lowest) of byte
-                    ///< j / 8 is set iff the row attends to key j of its sequence
+  at::Tensor mask;  ///< uint8 [total_q, Hq, ceil(min(max_input_len_k, total_kv) / 8)]: bit j % 8 (from the lowest) of
+                    ///< byte j / 8 is set iff the row attends to key j of its sequence
 };
 
 /// attention() that also returns the attended mask (registered as torch.ops.modelopt.attention_with_mask).
@@ -84,16 +85,17 @@ struct AttentionTraits {
   c10::DeviceType device = c10::DeviceType::CPU;
   at::ScalarType dtype = at::ScalarType::Float;
   std::int64_t head_dim = 0;
-  bool sparse_nm = false;      ///< sparsity_n > 0
-  bool skip_softmax = false;   ///< some lambda > 0
+  bool sparse_nm = false;     ///< sparsity_n > 0
+  bool skip_softmax = false;  ///< some lambda > 0
   bool collect_stats = false;
-  bool want_mask = false;      ///< the attended mask is asked for (autograd, tests)
+  bool want_mask = false;  ///< the attended mask is asked for (autograd, tests)
 };
 
 /// The backend that `requested` ("auto" or a name) resolves to for such problems.
 /// Throws Unsupported with every backend and its reason where none, or not the one named, can run it;
 /// InvalidArgument for an unknown name, and for a dtype or head_dim that the operator does not take.
-[[nodiscard]] std::string select_attention_backend(const AttentionTraits& traits, const std::string& requested = "auto");
+[[nodiscard]] std::string select_attention_backend(const AttentionTraits& traits,
+                                                   const std::string& requested = "auto");
 
 /// JSON array: [{"name": …, "available": bool, "reason": null | "why not"}, …], in order of preference.
 [[nodiscard]] std::string attention_backends();
