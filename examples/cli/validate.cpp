@@ -1,6 +1,7 @@
 // modelopt validate FILE…
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,14 @@ struct Options {
   std::string json;
 };
 
+// A message has one problem per line.
+std::vector<std::string> lines(const std::string& message) {
+  std::istringstream in(message);
+  std::vector<std::string> result;
+  for (std::string line; std::getline(in, line);) result.push_back(line);
+  return result;
+}
+
 // All files are checked before the problems of all are reported together.
 void run(const Options& options) {
   const Output output(options.json);
@@ -31,7 +40,7 @@ void run(const Options& options) {
       data.push_back({{"file", file}, {"valid", true}, {"config", config::to_json(config)}});
     } catch (const ConfigError& error) {
       problems += (problems.empty() ? "" : "\n") + std::string(error.what());
-      data.push_back({{"file", file}, {"valid", false}, {"problems", error.what()}});
+      data.push_back({{"file", file}, {"valid", false}, {"problems", lines(error.what())}});
     }
   }
   output.finish({{"files", std::move(data)}});

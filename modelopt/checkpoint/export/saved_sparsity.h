@@ -23,8 +23,8 @@ inline constexpr std::string_view kSavedStateKey = "modelopt_cpp";
 struct SavedSparsity {
   std::string config_json;  ///< a configuration as parse_config takes it
   std::string origin;       ///< file and key, for messages
-  /// What each module had: {"method": …, "parameters": {…}} as JSON text, or "null" for dense. Empty where other software
-  /// wrote the checkpoint.
+  /// What each module had: {"method": …, "parameters": {…}} as JSON text, or "null" for dense. Empty where other
+  /// software wrote the checkpoint.
   std::map<std::string, std::string> modules;
 };
 

@@ -1,0 +1,73 @@
+#include <catch2/catch_test_macros.hpp>
+
+#include <string>
+#include <vector>
+
+#include "examples/cli/program.h"
+#include "modelopt/checkpoint/test_files.h"
+
+namespace modelopt::test {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+class Generate {
+ public:
+  [[nodiscard]] std::vector<std::string> arguments(const Json& ids, const std::vector<std::string>& more) const {
+    std::vector<std::string> result = {"generate", "--model", tiny_model(), "--token-ids",
+                                       write_json(directory_ / "ids.json", ids)};
+    result.insert(result.end(), more.begin(), more.end());
+    return result;
+  }
+  [[nodiscard]] Json ids(const Json& prompt, const std::vector<std::string>& more) const {
+    return run_json(arguments(prompt, more))["sequences"][0]["ids"];
+  }
+
+ private:
+  TemporaryDirectory directory_;
+};
+
+TEST_CASE("generate continues ids where there is no tokenizer") {
+  const Generate generate;
+  const Json data = run_json(generate.arguments(some_ids(20), {"--max-new-tokens", "7"}));
+  CHECK(data["prefill_tokens"] == 20);
+  const Json& sequence = data["sequences"][0];
+  CHECK(sequence["text"].is_null());
+  CHECK((sequence["ids"].size() == 7 || sequence["finish_reason"] == "stop"));
+  const ProgramResult text = run_program(generate.arguments(some_ids(20), {"--max_new_tokens", "7"}));
+  CHECK(text.out == sequence["ids"].dump() + "\n");
+  CHECK(text.err.find("prefill: 20 tokens in ") != std::string::npos);
+}
+
+TEST_CASE("a batch gives each prompt what it gets alone") {
+  const Generate generate;
+  const Json both = run_json(generate.arguments(Json::array({some_ids(9), some_ids(30)}), {"--max-new-tokens", "6"}));
+  REQUIRE(both["sequences"].size() == 2);
+  CHECK(both["sequences"][1]["ids"] == generate.ids(some_ids(30), {"--max-new-tokens", "6"}));
+}
+
+TEST_CASE("prompt-tokens cuts the prompt") {
+  const Generate generate;
+  CHECK(generate.ids(some_ids(50), {"--prompt-tokens", "12"}) == generate.ids(some_ids(12), {}));
+  CHECK(generate.ids(some_ids(50), {"--seq_len", "12"}) == generate.ids(some_ids(12), {}));
+}
+
+TEST_CASE("sampling follows its seed") {
+  const Generate generate;
+  const auto sampled = [&](const std::string& seed) {
+    return generate.ids(some_ids(20), {"--do-sample", "--temperature", "2", "--top-k", "0", "--seed", seed});
+  };
+  CHECK(sampled("1") == sampled("1"));
+  CHECK(sampled("1") != sampled("2"));
+  CHECK(generate.ids(some_ids(20), {"--do-sample", "--top-k", "1"}) == generate.ids(some_ids(20), {}));
+}
+
+TEST_CASE("a text prompt needs a tokenizer") {
+  const ProgramResult result = run_program({"generate", "--model", tiny_model(), "--prompt", "Hello"});
+  CHECK(result.exit_code == 3);
+  CHECK(result.err == "modelopt: error: " + tiny_model() +
+                          ": holds no tokenizer.json, expected one, or --token-ids instead of a text\n");
+}
+
+}  // namespace
+}  // namespace modelopt::test
