@@ -36,6 +36,13 @@ at::Tensor unpack_mask(const at::Tensor& bytes, std::int64_t k_len) {
   return bits.flatten(-2).narrow(-1, 0, k_len).transpose(0, 1).to(at::kBool);
 }
 
+/// Keys up to the last one that some row attends to, in whole mask bytes; at least 1. A causal chunk needs no others.
+std::int64_t attended_length(const at::Tensor& bytes, std::int64_t k_len) {
+  const at::Tensor used = bytes.flatten(0, 1).amax(0).nonzero();
+  if (used.numel() == 0) return 1;
+  return std::min((used.max().item<std::int64_t>() + 1) * 8, k_len);
+}
+
 /// Everything in fp64; group = the query heads that share one key head. Row-major views without copies where possible.
 class GroupBackward {
  public:
@@ -77,12 +84,14 @@ class GroupBackward {
   //   ds = P * (do v^T - rowsum(P * do v^T) + dL)
   //   dq = scale * ds k,  dk = scale * ds^T q
   void run_rows(std::int64_t begin, std::int64_t count) {
-    const at::Tensor attended = unpack_mask(in_.mask.narrow(0, begin, count), k_.size(0));
-    const at::Tensor unattended = attended.logical_not();
+    const at::Tensor mask = in_.mask.narrow(0, begin, count);
+    const std::int64_t keys = attended_length(mask, k_.size(0));
+    const at::Tensor k = k_.narrow(0, 0, keys), v = v_.narrow(0, 0, keys);
+    const at::Tensor unattended = unpack_mask(mask, keys).logical_not();
     const at::Tensor nan_rows = at::isnan(heads_first(in_.logsumexp.unsqueeze(-1), begin, count));
     const at::Tensor q = heads_first(in_.q, begin, count);
 
-    at::Tensor p = at::matmul(q, k_.t()).mul_(in_.scale);
+    at::Tensor p = at::matmul(q, k.t()).mul_(in_.scale);
     p.masked_fill_(unattended, -std::numeric_limits<double>::infinity());
     p = at::softmax(p, -1);
     p.masked_fill_(nan_rows, std::numeric_limits<double>::quiet_NaN());
@@ -92,7 +101,7 @@ class GroupBackward {
     at::Tensor ds;
     if (in_.grad_out.defined()) {
       grad_out = heads_first(in_.grad_out, begin, count);
-      ds = at::matmul(grad_out, v_.t()).masked_fill_(unattended, 0.0);
+      ds = at::matmul(grad_out, v.t()).masked_fill_(unattended, 0.0);
       ds.sub_(p.mul(ds).sum(-1, /*keepdim=*/true));
     }
     if (in_.grad_lse.defined()) {
@@ -101,10 +110,13 @@ class GroupBackward {
     }
     ds = p.mul(ds).masked_fill_(unattended, 0.0).mul_(in_.scale);
 
-    if (grad_.v.defined() && grad_out.defined()) grad_.v.add_(at::matmul(p.flatten(0, 1).t(), grad_out.flatten(0, 1)));
-    if (grad_.k.defined()) grad_.k.add_(at::matmul(ds.flatten(0, 1).t(), finite_or_zero(q.flatten(0, 1))));
+    const auto add_to_keys = [&](const at::Tensor& gradient, const at::Tensor& weights, const at::Tensor& rows) {
+      gradient.narrow(0, 0, keys).add_(at::matmul(weights.flatten(0, 1).t(), rows.flatten(0, 1)));
+    };
+    if (grad_.v.defined() && grad_out.defined()) add_to_keys(grad_.v, p, grad_out);
+    if (grad_.k.defined()) add_to_keys(grad_.k, ds, finite_or_zero(q));
     if (grad_.q.defined()) {
-      at::Tensor dq = at::matmul(ds, finite_k_);
+      at::Tensor dq = at::matmul(ds, finite_k_.narrow(0, 0, keys));
       dq.masked_fill_(nan_rows, std::numeric_limits<double>::quiet_NaN());
       grad_.q.narrow(0, begin, count).copy_(dq.transpose(0, 1));
     }
