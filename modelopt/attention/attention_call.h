@@ -16,7 +16,7 @@ enum class Phase { kPrefill, kDecode };
   return phase == Phase::kPrefill ? "prefill" : "decode";
 }
 
-/// Packed sequences: queries and, where they differ (KV cache, chunked prefill), keys. int32 [B] tensors on the device of q.
+/// Packed sequences: queries and, where they differ (KV cache, chunked prefill), keys. int32 [B], on q's device.
 struct SequenceLayout {
   at::Tensor b_start_loc;
   at::Tensor b_seq_len;

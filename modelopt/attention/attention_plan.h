@@ -11,12 +11,12 @@
 
 namespace modelopt::attention {
 
-/// Scores of one sequence that an eager method turns into probabilities: some consecutive query rows (whole query blocks of
-/// AttentionPlan::skip_softmax_br rows, as far as they are in the call) and some query heads, against the keys from 0 up to
-/// the last one that these rows can see.
+/// Scores of one sequence that an eager method turns into probabilities: some consecutive query rows (whole query
+/// blocks of AttentionPlan::skip_softmax_br rows, as far as they are in the call) and some query heads, against the
+/// keys from 0 up to the last one that these rows can see.
 struct EagerScores {
-  at::Tensor raw;  ///< [heads, rows, keys] unscaled scores q.k, fp32 (fp64 for fp64 inputs), strides free; -inf where a key
-                   ///< is not visible
+  at::Tensor raw;  ///< [heads, rows, keys] unscaled scores q.k, fp32 (fp64 for fp64 inputs), strides free; -inf where a
+                   ///< key is not visible
   double scale = 1.0;               ///< softmax uses scale * raw
   std::int64_t first_position = 0;  ///< absolute position of row 0
 };

@@ -1,4 +1,4 @@
-// The slot an attention module owns: the method that is active on it. sparsify() fills and empties slots, nothing else does.
+// The slot an attention module owns: the method that is active on it. Only sparsify() fills and empties slots.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -28,8 +28,10 @@ class ActiveMethod {
   [[nodiscard]] virtual std::string name() const = 0;
   /// Parameters as one JSON object, for reports and exports.
   [[nodiscard]] virtual std::string parameters_json() const = 0;
-  /// Edits the plan for this call (or leaves it dense, e.g. in decode); the returned scope restores it. May return null.
-  [[nodiscard]] virtual std::unique_ptr<ActivationScope> activate(AttentionPlan& plan, const AttentionCall& call) const = 0;
+  /// Edits the plan for this call (or leaves it dense, as in decode); the returned scope, which may be null, restores
+  /// it.
+  [[nodiscard]] virtual std::unique_ptr<ActivationScope> activate(AttentionPlan& plan,
+                                                                  const AttentionCall& call) const = 0;
 };
 
 /// Facts about the owning module that decide whether a method can be active on it.

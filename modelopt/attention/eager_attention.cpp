@@ -22,8 +22,9 @@ namespace {
 // The one shape of a product of scores: [kRowTile, D] x [D, kKeyTile].
 constexpr std::int64_t kRowTile = 64;
 constexpr std::int64_t kKeyTile = 256;
-// Bounds the scores of one softmax call. The softmax and the masks make a few tensors of that size.
-constexpr std::int64_t kMaxScores = std::int64_t{16} << 20;
+// Bounds the scores of one softmax call (unless one query block has more): 8 MB in fp32. The softmax and the masks make
+// a few tensors of that size, and they should stay in the caches.
+constexpr std::int64_t kMaxScores = std::int64_t{1} << 21;
 
 struct Sequence {
   std::int64_t q_start, q_len, k_start, k_len;
@@ -61,8 +62,9 @@ void check_tensors(const AttentionCall& call) {
   MODELOPT_CHECK(call.q.scalar_type() == call.k.scalar_type() && call.q.scalar_type() == call.v.scalar_type(),
                  InvalidArgument, "q, k, v are ", call.q.scalar_type(), ", ", call.k.scalar_type(), ", ",
                  call.v.scalar_type(), ", expected one dtype");
-  MODELOPT_CHECK(!at::GradMode::is_enabled() || !(call.q.requires_grad() || call.k.requires_grad() || call.v.requires_grad()),
-                 Unsupported, "eager attention has no gradient: use the fused backend, or disable gradients");
+  MODELOPT_CHECK(
+      !at::GradMode::is_enabled() || !(call.q.requires_grad() || call.k.requires_grad() || call.v.requires_grad()),
+      Unsupported, "eager attention has no gradient: use the fused backend, or disable gradients");
 }
 
 std::vector<Sequence> sequences_of(const AttentionCall& call) {
@@ -120,7 +122,7 @@ class EagerSequence {
   }
 
  private:
-  // Whole query blocks of one head at least; more blocks, and more heads of one key head, as the bound on scores allows.
+  // Whole query blocks of one head at least; more blocks, and more heads of one key head, within the bound on scores.
   std::vector<Tile> tiles() const {
     const std::int64_t br = plan_.skip_softmax_br;
     const std::int64_t block = br * std::max<std::int64_t>(1, sequence_.k_len);
@@ -174,9 +176,9 @@ class EagerSequence {
   static void check_softmax(const EagerSoftmax& softmax, const at::Tensor& raw) {
     MODELOPT_CHECK(softmax.probabilities.sizes() == raw.sizes(), InvalidArgument, "softmax returned probabilities ",
                    softmax.probabilities.sizes(), ", expected ", raw.sizes());
-    MODELOPT_CHECK(softmax.attended.sizes() == raw.sizes() && softmax.attended.scalar_type() == at::kBool, InvalidArgument,
-                   "softmax returned attended ", softmax.attended.scalar_type(), " ", softmax.attended.sizes(),
-                   ", expected Bool ", raw.sizes());
+    MODELOPT_CHECK(softmax.attended.sizes() == raw.sizes() && softmax.attended.scalar_type() == at::kBool,
+                   InvalidArgument, "softmax returned attended ", softmax.attended.scalar_type(), " ",
+                   softmax.attended.sizes(), ", expected Bool ", raw.sizes());
   }
 
   // [heads, rows, D]
@@ -224,7 +226,8 @@ AttentionOutput eager_attention(const AttentionPlan& plan, const AttentionCall& 
   AttentionOutput result;
   result.output = at::zeros(call.q.sizes(), call.q.options());
   if (plan.collect_stats) {
-    result.stats = at::zeros({static_cast<std::int64_t>(sequences.size()), heads, 4}, call.q.options().dtype(at::kLong));
+    result.stats =
+        at::zeros({static_cast<std::int64_t>(sequences.size()), heads, 4}, call.q.options().dtype(at::kLong));
   }
   for (std::size_t b = 0; b < sequences.size(); ++b) {
     const Sequence& sequence = sequences[b];

@@ -15,8 +15,9 @@ namespace modelopt::attention {
 /// with zeros: the order of summation, and with it what is attended, does not depend on lengths, on the tile or on what
 /// else is in the batch. Rows that see a NaN or +inf score become NaN whatever the softmax returns.
 ///
-/// Statistics follow from the masks: a block is visible if a row of its query block sees one of its keys, and skipped if
-/// none of its pairs is attended (N:M keeps a key of every group that has a visible one, so only skipping empties a block).
+/// Statistics follow from the masks: a block is visible if a row of its query block sees one of its keys, and skipped
+/// if none of its pairs is attended (N:M keeps a key of every group with a visible one, so only skipping empties a
+/// block).
 ///
 /// Throws InvalidArgument for tensors or lengths that do not fit together, and where the softmax returns wrong shapes.
 [[nodiscard]] AttentionOutput eager_attention(const AttentionPlan& plan, const AttentionCall& call);

@@ -30,8 +30,9 @@ ModelConfig checked(ModelConfig config) {
   check_positive("num_key_value_heads", config.num_key_value_heads);
   check_positive("head_dim", config.head_dim);
   check_positive("max_position_embeddings", config.max_position_embeddings);
-  MODELOPT_CHECK(config.num_attention_heads % config.num_key_value_heads == 0, InvalidArgument, "num_attention_heads is ",
-                 config.num_attention_heads, ", expected a multiple of num_key_value_heads, ", config.num_key_value_heads);
+  MODELOPT_CHECK(config.num_attention_heads % config.num_key_value_heads == 0, InvalidArgument,
+                 "num_attention_heads is ", config.num_attention_heads,
+                 ", expected a multiple of num_key_value_heads, ", config.num_key_value_heads);
   MODELOPT_CHECK(std::ssize(config.sliding_window) == config.num_hidden_layers, InvalidArgument, "sliding_window has ",
                  config.sliding_window.size(), " entries, expected one per layer, ", config.num_hidden_layers);
   return config;
@@ -43,8 +44,8 @@ struct Batch {
   std::vector<std::int64_t> earlier;         // tokens in the cache
   std::vector<std::int64_t> prompt_lengths;  // see ModelInput
   std::int64_t total = 0;
-  std::int64_t longest = 0;           // new tokens of the longest sequence
-  std::int64_t longest_in_full = 0;   // earlier and new ones
+  std::int64_t longest = 0;          // new tokens of the longest sequence
+  std::int64_t longest_in_full = 0;  // earlier and new ones
 };
 
 Batch describe(const ModelInput& input, const std::vector<std::int64_t>& slots) {
@@ -117,7 +118,8 @@ at::Tensor last_rows(const Batch& batch, at::Device device) {
 
 DecoderModel::DecoderModel(const ModelConfig& config, at::ScalarType dtype, at::Device device)
     : torch::nn::Module(str(class_prefix(config.type), "Model")) {
-  embed_tokens_ = register_module("embed_tokens", std::make_shared<Embedding>(config.vocab_size, config.hidden_size, dtype, device));
+  embed_tokens_ = register_module("embed_tokens",
+                                  std::make_shared<Embedding>(config.vocab_size, config.hidden_size, dtype, device));
   torch::nn::ModuleList layers;
   for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     layers_.push_back(std::make_shared<DecoderLayer>(config, layer, dtype, device));
@@ -136,7 +138,8 @@ ModelOutput DecoderModel::forward(const at::Tensor& ids, const ForwardContext& c
     if (keep_all) output.hidden_states.push_back(hidden);
     DecoderLayer::Output result = layers_[layer]->forward(hidden, context);
     hidden = std::move(result.hidden);
-    if (result.stats.defined()) output.stats.push_back({str("model.layers.", layer, ".self_attn"), std::move(result.stats)});
+    if (result.stats.defined())
+      output.stats.push_back({str("model.layers.", layer, ".self_attn"), std::move(result.stats)});
   }
   output.hidden = norm_->forward(hidden);
   if (keep_all) output.hidden_states.push_back(output.hidden);
@@ -168,11 +171,13 @@ ModelOutput CausalLM::forward(const ModelInput& input) {
   context.cache = input.cache;
   context.append = input.cache != nullptr ? &append : nullptr;
   context.layout = layout(batch, context.append, device());
-  context.rotary = model_->rotary_emb().forward(positions(batch, device()), batch.lengths, batch.prompt_lengths, dtype());
+  context.rotary =
+      model_->rotary_emb().forward(positions(batch, device()), batch.lengths, batch.prompt_lengths, dtype());
 
   ModelOutput output = model_->forward(input.input_ids.to(device()), context, input.output_hidden_states);
   if (input.logits == LogitRows::kAll) output.logits = logits(output.hidden);
-  if (input.logits == LogitRows::kLast) output.logits = logits(output.hidden.index_select(0, last_rows(batch, device())));
+  if (input.logits == LogitRows::kLast)
+    output.logits = logits(output.hidden.index_select(0, last_rows(batch, device())));
   if (input.cache != nullptr) input.cache->commit(append);
   return output;
 }

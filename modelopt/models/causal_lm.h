@@ -22,8 +22,8 @@ namespace modelopt::models {
 
 using attention::Phase;
 
-/// The rows whose logits a forward computes. All rows of a long input are large (8192 x 49152 in fp32: 1.6 GB); to go in
-/// pieces, take kNone and pass slices of `ModelOutput::hidden` to CausalLM::logits.
+/// The rows whose logits a forward computes. All rows of a long input are large (8192 x 49152 in fp32: 1.6 GB); to go
+/// in pieces, take kNone and pass slices of `ModelOutput::hidden` to CausalLM::logits.
 enum class LogitRows { kNone, kLast, kAll };
 
 /// One packed batch: the tokens of all sequences one after another, without padding.
@@ -32,8 +32,8 @@ struct ModelInput {
   std::vector<std::int64_t> lengths;  ///< [B] new tokens of each sequence, >= 1; they sum to total
   Phase phase = Phase::kPrefill;      ///< holds for the whole call; N:M sparsity is active in prefill only
   LogitRows logits = LogitRows::kAll;
-  KVCache* cache = nullptr;           ///< null: the sequences start here and nothing is kept
-  std::vector<std::int64_t> slots;    ///< [B] cache slot of each sequence; empty: 0 .. B-1
+  KVCache* cache = nullptr;         ///< null: the sequences start here and nothing is kept
+  std::vector<std::int64_t> slots;  ///< [B] cache slot of each sequence; empty: 0 .. B-1
   /// [B] length of the whole prompt that this call is a part or a continuation of; fixes RoPE `dynamic`. Empty: earlier
   /// (cached) plus new tokens, which is right for a prompt that is read at once.
   std::vector<std::int64_t> prompt_lengths;
@@ -43,7 +43,7 @@ struct ModelInput {
 /// Counters of one attention module whose slot asks for statistics.
 struct ModuleStats {
   std::string module;  ///< e.g. "model.layers.3.self_attn"
-  at::Tensor stats;    ///< int64 [B, num_attention_heads, 4] = blocks visible, blocks skipped, pairs visible, pairs attended
+  at::Tensor stats;    ///< int64 [B, heads, 4] = blocks visible, blocks skipped, pairs visible, pairs attended
 };
 
 struct ModelOutput {
@@ -55,7 +55,7 @@ struct ModelOutput {
   std::vector<at::Tensor> hidden_states;
 };
 
-/// The part that HuggingFace registers as `model`: embed_tokens, layers, norm (and rotary_emb, which has no parameters).
+/// The part that HuggingFace registers as `model`: embed_tokens, layers, norm (and rotary_emb, without parameters).
 class DecoderModel : public torch::nn::Module {
  public:
   DecoderModel(const ModelConfig& config, at::ScalarType dtype, at::Device device);
@@ -85,8 +85,8 @@ class CausalLM : public torch::nn::Module {
   /// sliding_window list of the wrong length.
   explicit CausalLM(ModelConfig config, at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
 
-  /// Throws InvalidArgument for ids out of the vocabulary, lengths that do not add up, and a cache that is too small; the
-  /// cache is then unchanged. Positions beyond max_position_embeddings are computed as transformers does, with one
+  /// Throws InvalidArgument for ids out of the vocabulary, lengths that do not add up, and a cache that is too small;
+  /// the cache is then unchanged. Positions beyond max_position_embeddings are computed as transformers does, with one
   /// warning in the log per model (none with RoPE `dynamic`). Does not disable gradients by itself.
   [[nodiscard]] ModelOutput forward(const ModelInput& input);
 

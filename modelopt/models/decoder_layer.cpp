@@ -1,6 +1,6 @@
 #include <modelopt/models/decoder_layer.h>
 
-#include <ATen/TensorOperators.h>
+#include <utility>
 
 #include <modelopt/error.h>
 
@@ -16,9 +16,10 @@ DecoderLayer::DecoderLayer(const ModelConfig& config, std::int64_t layer, at::Sc
 }
 
 DecoderLayer::Output DecoderLayer::forward(const at::Tensor& hidden, const ForwardContext& context) const {
-  const attention::AttentionOutput attended = self_attn_->forward(input_layernorm_->forward(hidden), context);
-  const at::Tensor residual = hidden + attended.output;
-  return {.hidden = residual + mlp_->forward(post_attention_layernorm_->forward(residual)), .stats = attended.stats};
+  attention::AttentionOutput attended = self_attn_->forward(input_layernorm_->forward(hidden), context);
+  const at::Tensor residual = attended.output.add_(hidden);
+  return {.hidden = mlp_->forward(post_attention_layernorm_->forward(residual)).add_(residual),
+          .stats = std::move(attended.stats)};
 }
 
 }  // namespace modelopt::models

@@ -31,10 +31,11 @@ void validate(const std::vector<std::vector<std::int64_t>>& prompts, const Gener
 }
 
 // Adds the counters of the sequences in `rows` to the totals of all `batch` sequences.
-void accumulate(std::vector<ModuleStats>& totals, const std::vector<ModuleStats>& stats, const std::vector<std::int64_t>& rows,
-                std::size_t batch) {
+void accumulate(std::vector<ModuleStats>& totals, const std::vector<ModuleStats>& stats,
+                const std::vector<std::int64_t>& rows, std::size_t batch) {
   for (const ModuleStats& entry : stats) {
-    auto total = std::find_if(totals.begin(), totals.end(), [&](const ModuleStats& t) { return t.module == entry.module; });
+    auto total =
+        std::find_if(totals.begin(), totals.end(), [&](const ModuleStats& t) { return t.module == entry.module; });
     if (total == totals.end()) {
       std::vector<std::int64_t> shape = entry.stats.sizes().vec();
       shape[0] = static_cast<std::int64_t>(batch);
@@ -48,7 +49,11 @@ class Generation {
  public:
   Generation(CausalLM& model, const std::vector<std::vector<std::int64_t>>& prompts, const GenerateConfig& config,
              const TokenCallback& on_token)
-      : model_(model), prompts_(prompts), config_(config), on_token_(on_token), cache_(model.make_cache(batch(), capacity())) {
+      : model_(model),
+        prompts_(prompts),
+        config_(config),
+        on_token_(on_token),
+        cache_(model.make_cache(batch(), capacity())) {
     result_.sequences.resize(prompts.size());
     for (std::size_t i = 0; i < prompts.size(); ++i) {
       generators_.push_back(at::make_generator<at::CPUGeneratorImpl>(config.sampling.seed + i));
@@ -136,8 +141,8 @@ class Generation {
 
   void choose(std::int64_t sequence, const at::Tensor& logits) {
     const auto index = static_cast<std::size_t>(sequence);
-    const std::int64_t token = config_.sampling.do_sample ? sample_token(logits, config_.sampling, generators_[index])
-                                                          : greedy_token(logits);
+    const std::int64_t token =
+        config_.sampling.do_sample ? sample_token(logits, config_.sampling, generators_[index]) : greedy_token(logits);
     GeneratedSequence& generated = result_.sequences[index];
     generated.ids.push_back(token);
     if (on_token_) on_token_(index, token);
@@ -161,8 +166,8 @@ class Generation {
 
 }  // namespace
 
-GenerateResult generate(CausalLM& model, const std::vector<std::vector<std::int64_t>>& prompts, const GenerateConfig& config,
-                        const TokenCallback& on_token) {
+GenerateResult generate(CausalLM& model, const std::vector<std::vector<std::int64_t>>& prompts,
+                        const GenerateConfig& config, const TokenCallback& on_token) {
   validate(prompts, config);
   const at::NoGradGuard no_grad;
   return Generation(model, prompts, config, on_token).run();

@@ -16,8 +16,8 @@ struct GenerateConfig {
   std::int64_t max_new_tokens = 128;         ///< >= 1, per sequence
   std::vector<std::int64_t> stop_token_ids;  ///< a sequence ends after it has produced one of them
   std::int64_t chunk_size = 0;               ///< prompt tokens of a sequence per forward; 0 = the whole prompt at once
-  /// Sequence i of the batch draws from a generator of its own, seeded with `seed + i`: it gets the tokens that its prompt
-  /// alone would get with that seed (up to rounding of the logits).
+  /// Sequence i of the batch draws from a generator of its own, seeded with `seed + i`: it gets the tokens that its
+  /// prompt alone would get with that seed (up to rounding of the logits).
   SamplingConfig sampling;
 };
 
@@ -38,15 +38,15 @@ struct GenerateResult {
   std::int64_t decode_tokens = 0;            ///< tokens that took a decode step: all new ones but the first of each
   double prefill_seconds = 0.0;              ///< until the first token of every sequence is chosen
   double decode_seconds = 0.0;
-  std::vector<ModuleStats> prefill_stats;    ///< summed over chunks; B = prompts; empty where no slot asks for statistics
-  std::vector<ModuleStats> decode_stats;     ///< summed over steps; likewise
+  std::vector<ModuleStats> prefill_stats;  ///< summed over chunks; B = prompts; empty where no slot asks for statistics
+  std::vector<ModuleStats> decode_stats;   ///< summed over steps; likewise
 };
 
 /// Called for each new token, in order within a sequence, as soon as it is chosen.
 using TokenCallback = std::function<void(std::size_t sequence, std::int64_t token)>;
 
-/// Generates without gradients. Throws InvalidArgument for no prompt, an empty prompt or a config out of its domain, and
-/// whatever the forward throws.
+/// Generates without gradients. Throws InvalidArgument for no prompt, an empty prompt or a config out of its domain,
+/// and whatever the forward throws.
 [[nodiscard]] GenerateResult generate(CausalLM& model, const std::vector<std::vector<std::int64_t>>& prompts,
                                       const GenerateConfig& config, const TokenCallback& on_token = {});
 

@@ -40,7 +40,8 @@ void KVCache::clear(std::int64_t slot) {
   lengths_[static_cast<std::size_t>(slot)] = 0;
 }
 
-CacheAppend KVCache::plan_append(const std::vector<std::int64_t>& slots, const std::vector<std::int64_t>& lengths) const {
+CacheAppend KVCache::plan_append(const std::vector<std::int64_t>& slots,
+                                 const std::vector<std::int64_t>& lengths) const {
   MODELOPT_CHECK(slots.size() == lengths.size(), InvalidArgument, "slots has ", slots.size(), " entries, expected ",
                  lengths.size(), ", one per sequence");
   CacheAppend append{.slots = slots, .lengths = lengths};
@@ -49,7 +50,8 @@ CacheAppend KVCache::plan_append(const std::vector<std::int64_t>& slots, const s
   std::vector<std::int32_t> starts, ends;
   for (std::size_t b = 0; b < slots.size(); ++b) {
     const std::int64_t slot = slots[b], before = length(slot), after = before + lengths[b];
-    MODELOPT_CHECK(seen.insert(slot).second, InvalidArgument, "cache slot ", slot, " occurs twice, expected distinct slots");
+    MODELOPT_CHECK(seen.insert(slot).second, InvalidArgument, "cache slot ", slot,
+                   " occurs twice, expected distinct slots");
     MODELOPT_CHECK(after <= capacity_, InvalidArgument, "cache slot ", slot, " holds ", before, " tokens and gets ",
                    lengths[b], " more, expected at most its capacity of ", capacity_);
     for (std::int64_t i = before; i < after; ++i) rows.push_back(slot * capacity_ + i);

@@ -1,4 +1,4 @@
-// Keys and values of earlier tokens: one buffer per layer, a fixed slot per sequence. Nothing moves, nothing is evicted.
+// Keys and values of earlier tokens: one buffer per layer, a fixed slot per sequence. Nothing moves or is evicted.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,19 +13,20 @@ namespace modelopt::models {
 
 /// Where one forward writes its keys, and where attention reads them; valid until the cache changes.
 struct CacheAppend {
-  std::vector<std::int64_t> slots;      ///< [B], distinct
-  std::vector<std::int64_t> lengths;    ///< [B], new tokens
-  at::Tensor rows;                      ///< int64 [total]: buffer row of each new token, in packed order
-  at::Tensor b_start_loc_k;             ///< int32 [B]: first buffer row of each slot
-  at::Tensor b_seq_len_k;               ///< int32 [B]: keys of each sequence, the new ones included
+  std::vector<std::int64_t> slots;    ///< [B], distinct
+  std::vector<std::int64_t> lengths;  ///< [B], new tokens
+  at::Tensor rows;                    ///< int64 [total]: buffer row of each new token, in packed order
+  at::Tensor b_start_loc_k;           ///< int32 [B]: first buffer row of each slot
+  at::Tensor b_seq_len_k;             ///< int32 [B]: keys of each sequence, the new ones included
   std::int64_t max_input_len_k = 0;
 };
 
 /// Inference only: the buffers are written in place.
 class KVCache {
  public:
-  /// Buffers [num_slots * capacity, num_key_value_heads, head_dim] for keys and values of every layer. Pages that no token
-  /// has reached are not touched. Throws InvalidArgument unless 1 <= num_slots, capacity and their product fits in int32.
+  /// Buffers [num_slots * capacity, num_key_value_heads, head_dim] for keys and values of every layer. Pages that no
+  /// token has reached are not touched. Throws InvalidArgument unless 1 <= num_slots, capacity and their product fits
+  /// in int32.
   KVCache(const ModelConfig& config, std::int64_t num_slots, std::int64_t capacity, at::ScalarType dtype,
           at::Device device = at::kCPU);
 
@@ -46,11 +47,13 @@ class KVCache {
   void commit(const CacheAppend& append);
 
   [[nodiscard]] const at::Tensor& keys(std::int64_t layer) const { return keys_.at(static_cast<std::size_t>(layer)); }
-  [[nodiscard]] const at::Tensor& values(std::int64_t layer) const { return values_.at(static_cast<std::size_t>(layer)); }
+  [[nodiscard]] const at::Tensor& values(std::int64_t layer) const {
+    return values_.at(static_cast<std::size_t>(layer));
+  }
 
  private:
   std::int64_t capacity_;
-  std::vector<std::int64_t> lengths_;  ///< by slot
+  std::vector<std::int64_t> lengths_;      ///< by slot
   std::vector<at::Tensor> keys_, values_;  ///< by layer
 };
 

@@ -23,7 +23,8 @@ at::Tensor Linear::forward(const at::Tensor& input) const { return at::linear(in
 
 Embedding::Embedding(std::int64_t num_embeddings, std::int64_t embedding_dim, at::ScalarType dtype, at::Device device)
     : torch::nn::Module("Embedding"),
-      weight_(register_parameter("weight", placeholder_parameter({num_embeddings, embedding_dim}, dtype, device), false)) {}
+      weight_(
+          register_parameter("weight", placeholder_parameter({num_embeddings, embedding_dim}, dtype, device), false)) {}
 
 at::Tensor Embedding::forward(const at::Tensor& ids) const { return at::embedding(weight_, ids); }
 

@@ -16,7 +16,8 @@ MLP::MLP(const ModelConfig& config, at::ScalarType dtype, at::Device device)
 }
 
 at::Tensor MLP::forward(const at::Tensor& hidden) const {
-  return down_proj_->forward(at::silu(gate_proj_->forward(hidden)).mul_(up_proj_->forward(hidden)));
+  at::Tensor gate = gate_proj_->forward(hidden);
+  return down_proj_->forward(at::silu_(gate).mul_(up_proj_->forward(hidden)));
 }
 
 }  // namespace modelopt::models

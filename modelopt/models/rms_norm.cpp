@@ -15,7 +15,7 @@ RMSNorm::RMSNorm(std::int64_t size, double eps, at::ScalarType dtype, at::Device
 at::Tensor RMSNorm::forward(const at::Tensor& input) const {
   const at::Tensor x = input.to(at::kFloat);
   const at::Tensor variance = x.square().mean(-1, /*keepdim=*/true);
-  return weight_ * (x * at::rsqrt(variance + eps_)).to(input.scalar_type());
+  return (x * at::rsqrt(variance + eps_)).to(input.scalar_type()).mul_(weight_);
 }
 
 }  // namespace modelopt::models

@@ -8,7 +8,7 @@
 
 namespace modelopt::models {
 
-/// weight * cast(x / sqrt(mean(x^2) + eps)): the normalisation runs in fp32 and is cast back before the weight is applied.
+/// weight * cast(x / sqrt(mean(x^2) + eps)): normalises in fp32 and casts back before the weight is applied.
 /// Registered name: `weight` [size].
 class RMSNorm : public torch::nn::Module {
  public:

@@ -80,8 +80,9 @@ void check_scaling(const RopeConfig& rope, std::int64_t head_dim) {
                    ", expected 0 < low_freq_factor < high_freq_factor");
   }
   if (rope.type == RopeType::kYarn) {
-    MODELOPT_CHECK(rope.beta_slow > 0 && rope.beta_fast >= rope.beta_slow, InvalidArgument, "beta_fast and beta_slow are ",
-                   rope.beta_fast, " and ", rope.beta_slow, ", expected 0 < beta_slow <= beta_fast");
+    MODELOPT_CHECK(rope.beta_slow > 0 && rope.beta_fast >= rope.beta_slow, InvalidArgument,
+                   "beta_fast and beta_slow are ", rope.beta_fast, " and ", rope.beta_slow,
+                   ", expected 0 < beta_slow <= beta_fast");
   }
 }
 
@@ -93,7 +94,7 @@ at::Tensor rotate_half(const at::Tensor& x) {
 }  // namespace
 
 at::Tensor apply_rotary(const at::Tensor& x, const RotaryTable& table) {
-  return x * table.cos + rotate_half(x) * table.sin;
+  return (x * table.cos).add_(rotate_half(x).mul_(table.sin));
 }
 
 RotaryEmbedding::RotaryEmbedding(RopeConfig rope, std::int64_t head_dim, std::int64_t max_position_embeddings)
@@ -108,7 +109,9 @@ RotaryEmbedding::RotaryEmbedding(RopeConfig rope, std::int64_t head_dim, std::in
 double RotaryEmbedding::attention_factor() const {
   if (rope_.type != RopeType::kYarn) return 1.0;
   if (rope_.attention_factor) return *rope_.attention_factor;
-  const auto magnitude = [&](double mscale) { return rope_.factor <= 1 ? 1.0 : 0.1 * mscale * std::log(rope_.factor) + 1; };
+  const auto magnitude = [&](double mscale) {
+    return rope_.factor <= 1 ? 1.0 : 0.1 * mscale * std::log(rope_.factor) + 1;
+  };
   const double mscale = rope_.mscale.value_or(0), mscale_all_dim = rope_.mscale_all_dim.value_or(0);
   if (mscale != 0 && mscale_all_dim != 0) return magnitude(mscale) / magnitude(mscale_all_dim);
   return magnitude(1);
@@ -138,9 +141,8 @@ at::Tensor RotaryEmbedding::inverse_frequencies(std::int64_t prompt_length) cons
 at::Tensor RotaryEmbedding::angles(const at::Tensor& positions, const std::vector<std::int64_t>& lengths,
                                    const std::vector<std::int64_t>& prompt_lengths) const {
   const at::Tensor rows = positions.to(at::kFloat).unsqueeze(1);
-  const bool within_context = std::all_of(prompt_lengths.begin(), prompt_lengths.end(), [this](std::int64_t length) {
-    return length <= max_position_embeddings_;
-  });
+  const bool within_context = std::all_of(prompt_lengths.begin(), prompt_lengths.end(),
+                                          [this](std::int64_t length) { return length <= max_position_embeddings_; });
   if (rope_.type != RopeType::kDynamic || within_context) return rows * inverse_frequencies_.to(rows.device());
   std::vector<at::Tensor> parts;
   std::int64_t start = 0;

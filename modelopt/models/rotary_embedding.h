@@ -11,7 +11,7 @@
 
 namespace modelopt::models {
 
-/// Cosines and sines of the rows of a packed batch, in the model's dtype: each [total, 1, head_dim], broadcast over heads.
+/// Cosines and sines of the rows of a packed batch, in the model's dtype: [total, 1, head_dim] each.
 struct RotaryTable {
   at::Tensor cos;
   at::Tensor sin;
@@ -23,8 +23,8 @@ struct RotaryTable {
 /// Frequencies in fp32 and one factor on cosines and sines, as transformers computes them for each RopeType.
 ///
 /// `dynamic` depends on the length of the sequence. transformers takes the longest length of the batch seen so far, so
-/// that results depend on neighbours, on chunking and on earlier calls; here each sequence has the length that the caller
-/// states (the whole prompt's), and it stays fixed while the prompt is read in chunks and continued.
+/// that results depend on neighbours, on chunking and on earlier calls; here each sequence has the length that the
+/// caller states (the whole prompt's), and it stays fixed while the prompt is read in chunks and continued.
 class RotaryEmbedding : public torch::nn::Module {
  public:
   /// Throws InvalidArgument for an odd head_dim and for scaling parameters out of their domain.

@@ -23,8 +23,9 @@ void validate(const SamplingConfig& config);
 /// The most likely token of logits [vocab]; equal logits: the lowest id. Throws Error where no logit is a number.
 [[nodiscard]] std::int64_t greedy_token(const at::Tensor& logits);
 
-/// Draws a token from logits [vocab] with one uniform number of the generator; probabilities are computed in fp64, so the
-/// token depends on the logits and the generator's state alone. Throws Error where no logit is finite or one is NaN.
-[[nodiscard]] std::int64_t sample_token(const at::Tensor& logits, const SamplingConfig& config, at::Generator& generator);
+/// Draws a token from logits [vocab] with one uniform number of the generator; probabilities are computed in fp64, so
+/// the token depends on the logits and the generator's state alone. Throws Error for a NaN and where none is finite.
+[[nodiscard]] std::int64_t sample_token(const at::Tensor& logits, const SamplingConfig& config,
+                                        at::Generator& generator);
 
 }  // namespace modelopt::models

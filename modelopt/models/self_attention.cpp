@@ -17,7 +17,8 @@ SelfAttention::SelfAttention(const ModelConfig& config, std::int64_t layer, at::
   const auto projection = [&](std::int64_t in, std::int64_t out, bool bias) {
     return std::make_shared<Linear>(in, out, bias, dtype, device);
   };
-  const std::int64_t hidden = config.hidden_size, q_size = num_heads_ * head_dim_, kv_size = num_key_value_heads_ * head_dim_;
+  const std::int64_t hidden = config.hidden_size;
+  const std::int64_t q_size = num_heads_ * head_dim_, kv_size = num_key_value_heads_ * head_dim_;
   q_proj_ = register_module("q_proj", projection(hidden, q_size, config.attention_qkv_bias));
   k_proj_ = register_module("k_proj", projection(hidden, kv_size, config.attention_qkv_bias));
   v_proj_ = register_module("v_proj", projection(hidden, kv_size, config.attention_qkv_bias));

@@ -1,4 +1,4 @@
-// The attention module of the decoder models: projections, q/k norms, RoPE, KV cache, and the slot that sparsify() fills.
+// The attention module of the decoder models: projections, q/k norms, RoPE, KV cache, and the slot of its method.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -27,12 +27,12 @@ struct ForwardContext {
   const CacheAppend* append = nullptr;  ///< where this call's keys go; set with `cache`
 };
 
-/// Grouped-query attention. Registered names: q_proj, k_proj, v_proj, o_proj, and q_norm, k_norm where the model has them.
+/// Grouped-query attention. Registered names: q_proj, k_proj, v_proj, o_proj; q_norm, k_norm in some models.
 class SelfAttention : public torch::nn::Module, public attention::AttentionSlotOwner {
  public:
   SelfAttention(const ModelConfig& config, std::int64_t layer, at::ScalarType dtype, at::Device device);
 
-  /// hidden [total, hidden_size] -> output [total, hidden_size], and the operator's statistics if the slot asks for them.
+  /// hidden [total, hidden_size] -> output [total, hidden_size], and statistics if the slot asks for them.
   [[nodiscard]] attention::AttentionOutput forward(const at::Tensor& hidden, const ForwardContext& context) const;
 
   [[nodiscard]] attention::AttentionSlot& attention_slot() override { return slot_; }

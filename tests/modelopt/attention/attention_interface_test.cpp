@@ -112,7 +112,12 @@ TEST_CASE("What a method writes into the plan reaches the operator, and its scop
 TEST_CASE("The scope ends when the operator throws") {
   AttentionCall call = random_call({.queries = {4}, .keys = {4}});
   int alive = 0;
-  const AttentionSlot slot = slot_with([](AttentionPlan& plan, const AttentionCall&) { plan.sparsity_m = 5; plan.sparsity_n = 2; }, &alive);
+  const AttentionSlot slot = slot_with(
+      [](AttentionPlan& plan, const AttentionCall&) {
+        plan.sparsity_m = 5;
+        plan.sparsity_n = 2;
+      },
+      &alive);
   CHECK_THROWS_AS(attend(slot, call), InvalidArgument);
   CHECK(alive == 0);
 }
@@ -121,7 +126,11 @@ TEST_CASE("The phase is said to the operator: decode leaves N:M off, prefill spa
   AttentionCall call = random_call({.queries = {1}, .keys = {40}});
   int alive = 0;
   const AttentionSlot slot = slot_with(
-      [](AttentionPlan& plan, const AttentionCall&) { plan.sparsity_n = 1; plan.dense_window_size = 0; }, &alive);
+      [](AttentionPlan& plan, const AttentionCall&) {
+        plan.sparsity_n = 1;
+        plan.dense_window_size = 0;
+      },
+      &alive);
   const at::Tensor dense = attend({}, call).output;
   CHECK_FALSE(at::equal(attend(slot, call).output, dense));
   call.phase = Phase::kDecode;

@@ -30,7 +30,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 class EagerMethod final : public ActiveMethod {
  public:
-  explicit EagerMethod(SoftmaxFunction softmax, std::int64_t br, std::int64_t bc) : softmax_(std::move(softmax)), br_(br), bc_(bc) {}
+  explicit EagerMethod(SoftmaxFunction softmax, std::int64_t br, std::int64_t bc)
+      : softmax_(std::move(softmax)), br_(br), bc_(bc) {}
   std::string name() const override { return "eager"; }
   std::string parameters_json() const override { return "{}"; }
   std::unique_ptr<ActivationScope> activate(AttentionPlan& plan, const AttentionCall&) const override {
@@ -61,7 +62,8 @@ EagerSoftmax plain_softmax(const EagerScores& scores) {
 EagerSoftmax even_keys(const EagerScores& scores) {
   const at::Tensor even = at::arange(scores.raw.size(2), at::kLong).remainder(2) == 0;
   const at::Tensor attended = (scores.raw != -kInfinity) & even;
-  return {at::softmax((scores.raw * scores.scale).masked_fill(~attended, -kInfinity), -1).masked_fill(~attended, 0), attended};
+  return {at::softmax((scores.raw * scores.scale).masked_fill(~attended, -kInfinity), -1).masked_fill(~attended, 0),
+          attended};
 }
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
@@ -83,7 +85,8 @@ TEST_CASE("A plain softmax gives what the operator gives") {
 TEST_CASE("fp64 is computed in fp64, bf16 and fp16 in fp32 and rounded once") {
   const CallShape shape{.queries = {40}, .keys = {50}};
   const AttentionSlot eager = slot_of(plain_softmax);
-  CHECK(largest_difference(attend(eager, random_call(shape, at::kDouble)).output, attend({}, random_call(shape, at::kDouble)).output) < 1e-14);
+  CHECK(largest_difference(attend(eager, random_call(shape, at::kDouble)).output,
+                           attend({}, random_call(shape, at::kDouble)).output) < 1e-14);
   for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf}) {
     const AttentionCall call = random_call(shape, dtype);
     AttentionCall wide = call;

@@ -16,6 +16,7 @@
 
 #include <modelopt/error.h>
 
+#include "modelopt/models/captured_stderr.h"
 #include "modelopt/models/tiny_model.h"
 
 using namespace modelopt;
@@ -34,7 +35,8 @@ at::Tensor logits_of(CausalLM& model, const std::vector<std::vector<std::int64_t
 }
 
 // Reads the sequence in pieces of the given lengths through a cache; all logits.
-at::Tensor chunked(CausalLM& model, const std::vector<std::int64_t>& ids, const std::vector<std::int64_t>& pieces, Phase phase) {
+at::Tensor chunked(CausalLM& model, const std::vector<std::int64_t>& ids, const std::vector<std::int64_t>& pieces,
+                   Phase phase) {
   KVCache cache = model.make_cache(1, std::ssize(ids));
   std::vector<at::Tensor> logits;
   auto next = ids.begin();
@@ -57,11 +59,12 @@ TEST_CASE("Parameters have the names of HuggingFace's checkpoints") {
   config.num_hidden_layers = 1;
   config.sliding_window = {0};
   const std::string layer = "model.layers.0.";
-  const std::set<std::string> common = {
-      "model.embed_tokens.weight", "model.norm.weight", layer + "input_layernorm.weight",
-      layer + "post_attention_layernorm.weight", layer + "mlp.gate_proj.weight", layer + "mlp.up_proj.weight",
-      layer + "mlp.down_proj.weight", layer + "self_attn.q_proj.weight", layer + "self_attn.k_proj.weight",
-      layer + "self_attn.v_proj.weight", layer + "self_attn.o_proj.weight"};
+  const std::set<std::string> common = {"model.embed_tokens.weight",       "model.norm.weight",
+                                        layer + "input_layernorm.weight",  layer + "post_attention_layernorm.weight",
+                                        layer + "mlp.gate_proj.weight",    layer + "mlp.up_proj.weight",
+                                        layer + "mlp.down_proj.weight",    layer + "self_attn.q_proj.weight",
+                                        layer + "self_attn.k_proj.weight", layer + "self_attn.v_proj.weight",
+                                        layer + "self_attn.o_proj.weight"};
 
   std::set<std::string> qwen3 = common;
   qwen3.insert({"lm_head.weight", layer + "self_attn.q_norm.weight", layer + "self_attn.k_norm.weight"});
@@ -99,7 +102,8 @@ TEST_CASE("Attention modules are slot owners under HuggingFace's names and class
       CHECK(module.value()->name() == class_name);
     }
   }
-  CHECK(names == std::vector<std::string>{"model.layers.0.self_attn", "model.layers.1.self_attn", "model.layers.2.self_attn"});
+  CHECK(names ==
+        std::vector<std::string>{"model.layers.0.self_attn", "model.layers.1.self_attn", "model.layers.2.self_attn"});
   const attention::AttentionModuleTraits traits = slot_owners(*model)[1]->attention_traits();
   CHECK(traits.num_heads == 4);
   CHECK(traits.num_key_value_heads == 2);
@@ -183,7 +187,8 @@ TEST_CASE("The sliding window is each layer's own") {
 
   config.sliding_window = {1, 1, 1};  // every token attends to itself alone, and its position does not matter
   const auto own_token_only = random_model(config);
-  CHECK(relative_difference(logits_of(*own_token_only, {ids})[17], logits_of(*own_token_only, {{ids[17]}})[0]) < kRounding);
+  CHECK(relative_difference(logits_of(*own_token_only, {ids})[17], logits_of(*own_token_only, {{ids[17]}})[0]) <
+        kRounding);
 }
 
 TEST_CASE("Norms of q and k make attention independent of the scale of their projections") {
@@ -235,7 +240,8 @@ TEST_CASE("Statistics come from the modules that ask for them, one row per seque
   const ModelOutput output = model->forward(packed({random_ids(5, 1), random_ids(9, 2)}));
   REQUIRE(output.stats.size() == 1);
   CHECK(output.stats[0].module == "model.layers.1.self_attn");
-  CHECK(at::equal(output.stats[0].stats.select(2, 2), at::tensor({15, 15, 15, 15, 45, 45, 45, 45}, at::kLong).view({2, 4})));
+  CHECK(at::equal(output.stats[0].stats.select(2, 2),
+                  at::tensor({15, 15, 15, 15, 45, 45, 45, 45}, at::kLong).view({2, 4})));
 }
 
 TEST_CASE("Gradients flow through a model without a cache") {
@@ -253,6 +259,29 @@ TEST_CASE("Gradients flow through a model without a cache") {
   const double below = loss().item<double>();
   CHECK(std::abs(gradient) > 1e-4);
   CHECK(std::abs(gradient - (above - below) / (2 * kStep)) < 0.02 * std::abs(gradient));
+}
+
+TEST_CASE("A sequence beyond the model's context is computed, with one warning per model") {
+  ModelConfig config = tiny_config();
+  config.max_position_embeddings = 8;
+  const std::vector<std::int64_t> ids = random_ids(9);
+  const auto model = random_model(config);
+  const test::CapturedStderr log;
+  (void)logits_of(*model, {{ids.begin(), ids.end() - 1}});
+  CHECK(log.text().empty());
+  const at::Tensor beyond = logits_of(*model, {ids});
+  (void)logits_of(*model, {ids});
+  const std::string text = log.text(),
+                    expected = "a sequence has 9 tokens, more than the model's max_position_embeddings of 8";
+  CHECK(text.find(expected) != std::string::npos);
+  CHECK(text.find(expected) == text.rfind(expected));
+  config.max_position_embeddings = 9;
+  CHECK(at::equal(beyond, logits_of(*random_model(config), {ids})));
+
+  config.max_position_embeddings = 8;
+  config.rope.type = RopeType::kDynamic;
+  (void)logits_of(*random_model(config), {ids});
+  CHECK(log.text() == text);
 }
 
 TEST_CASE("Inputs that do not fit together are refused, and the cache stays as it was") {
@@ -281,7 +310,8 @@ TEST_CASE("Inputs that do not fit together are refused, and the cache stays as i
   SECTION("capacity") {
     input = packed({{1, 2, 3, 4, 5}});
     input.cache = &cache;
-    CHECK_THROWS_WITH(model->forward(input), "cache slot 0 holds 0 tokens and gets 5 more, expected at most its capacity of 4");
+    CHECK_THROWS_WITH(model->forward(input),
+                      "cache slot 0 holds 0 tokens and gets 5 more, expected at most its capacity of 4");
   }
   SECTION("a kernel that does not exist") {
     slot_owners(*model)[2]->attention_slot().kernel = "abacus";

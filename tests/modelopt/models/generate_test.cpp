@@ -139,7 +139,9 @@ TEST_CASE("Statistics are summed over chunks and over steps") {
   REQUIRE(result.prefill_stats.size() == 3);
   REQUIRE(result.decode_stats.size() == 3);
   CHECK(result.prefill_stats[2].module == "model.layers.2.self_attn");
-  const auto pairs = [](const ModuleStats& stats, std::int64_t sequence) { return stats.stats[sequence][0][2].item<std::int64_t>(); };
+  const auto pairs = [](const ModuleStats& stats, std::int64_t sequence) {
+    return stats.stats[sequence][0][2].item<std::int64_t>();
+  };
   CHECK(pairs(result.prefill_stats[2], 0) == 12 * 13 / 2);
   CHECK(pairs(result.prefill_stats[2], 1) == 3 * 4 / 2);
   CHECK(pairs(result.decode_stats[0], 0) == 13 + 14 + 15);
@@ -148,7 +150,9 @@ TEST_CASE("Statistics are summed over chunks and over steps") {
 
 TEST_CASE("What cannot be generated from is refused") {
   const auto model = random_model(tiny_config());
-  const auto run = [&](const std::vector<Ids>& prompts, const GenerateConfig& config) { return generate(*model, prompts, config); };
+  const auto run = [&](const std::vector<Ids>& prompts, const GenerateConfig& config) {
+    return generate(*model, prompts, config);
+  };
   CHECK_THROWS_WITH(run({}, greedy()), "prompts is empty, expected at least one prompt");
   CHECK_THROWS_WITH(run({{1}, {}}, greedy()), "prompt 1 has no token, expected at least one");
   CHECK_THROWS_WITH(run({{1}}, greedy(0)), "max_new_tokens is 0, expected at least 1");

@@ -9,7 +9,6 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers.hpp>
 
-
 #include <modelopt/error.h>
 
 #include "modelopt/models/tiny_model.h"
@@ -44,7 +43,8 @@ TEST_CASE("Each sequence fills its own slot from the slot's first row on, and no
   CHECK(cache.length(0) == 3);
   CHECK(cache.length(1) == 0);
   CHECK(cache.length(2) == 10);
-  CHECK(at::equal(column(cache.keys(1), 20, 10), at::tensor({100, 101, 102, 151, 152, 153, 154, 155, 156, 157}, at::kFloat)));
+  CHECK(at::equal(column(cache.keys(1), 20, 10),
+                  at::tensor({100, 101, 102, 151, 152, 153, 154, 155, 156, 157}, at::kFloat)));
   CHECK(at::equal(column(cache.values(2), 0, 3), at::tensor({-3, -4, -50}, at::kFloat)));
 
   const CacheAppend append = cache.plan_append({1, 0}, {4, 1});

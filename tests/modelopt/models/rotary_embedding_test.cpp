@@ -129,17 +129,20 @@ TEST_CASE("dynamic takes the prompt's length, whatever the chunk and the neighbo
 }
 
 TEST_CASE("Scaling parameters out of their domain are refused") {
-  const auto build = [](const RopeConfig& rope, std::int64_t head_dim = 8) { return RotaryEmbedding(rope, head_dim, 64); };
+  const auto build = [](const RopeConfig& rope, std::int64_t head_dim = 8) {
+    return RotaryEmbedding(rope, head_dim, 64);
+  };
   CHECK_THROWS_WITH(build({}, 7), "head_dim is 7, expected an even number for rotary embeddings");
-  CHECK_THROWS_WITH(build(rope_with(RopeType::kLinear, 0.5)), "rope factor is 0.5, expected a finite number of at least 1");
+  CHECK_THROWS_WITH(build(rope_with(RopeType::kLinear, 0.5)),
+                    "rope factor is 0.5, expected a finite number of at least 1");
   CHECK_THROWS_WITH(build(rope_with(RopeType::kDynamic), 2), "head_dim is 2, expected above 2 for rope_type dynamic");
   RopeConfig rope = rope_with(RopeType::kDefault);
   rope.theta = 0;
   CHECK_THROWS_WITH(build(rope), "rope_theta is 0, expected a finite number above 0");
   rope = rope_with(RopeType::kLlama3);
   rope.low_freq_factor = 4;
-  CHECK_THROWS_WITH(build(rope),
-                    "low_freq_factor and high_freq_factor are 4 and 4, expected 0 < low_freq_factor < high_freq_factor");
+  CHECK_THROWS_WITH(
+      build(rope), "low_freq_factor and high_freq_factor are 4 and 4, expected 0 < low_freq_factor < high_freq_factor");
   rope = rope_with(RopeType::kYarn);
   rope.original_max_position_embeddings = 0;
   CHECK_THROWS_WITH(build(rope), "original_max_position_embeddings is 0, expected at least 1");

@@ -47,7 +47,8 @@ TEST_CASE("Greedy takes the largest logit, the lowest id among equals") {
   CHECK(greedy_token(logits_of({-kInfinity, -3})) == 1);
   const double nan = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS_WITH(greedy_token(logits_of({1, nan})), "the largest logit is nan, expected a finite number");
-  CHECK_THROWS_WITH(greedy_token(logits_of({-kInfinity, -kInfinity})), "the largest logit is -inf, expected a finite number");
+  CHECK_THROWS_WITH(greedy_token(logits_of({-kInfinity, -kInfinity})),
+                    "the largest logit is -inf, expected a finite number");
 }
 
 TEST_CASE("Tokens are drawn with the probabilities of softmax(logits / temperature)") {
@@ -113,7 +114,8 @@ TEST_CASE("Parameters and logits out of their domain are refused") {
 
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  CHECK_THROWS_WITH(sample_token(logits_of({1, nan}), sampling(), generator), "the logit of token 1 is NaN, expected a number");
+  CHECK_THROWS_WITH(sample_token(logits_of({1, nan}), sampling(), generator),
+                    "the logit of token 1 is NaN, expected a number");
   CHECK_THROWS_WITH(sample_token(logits_of({1, kInfinity}), sampling(), generator),
                     "the largest logit is inf, expected a finite number");
 }

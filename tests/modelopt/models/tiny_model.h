@@ -47,7 +47,8 @@ inline std::shared_ptr<CausalLM> random_model(const ModelConfig& config, std::ui
 
 inline std::vector<std::int64_t> random_ids(std::int64_t length, std::uint64_t seed = 3) {
   std::vector<std::int64_t> ids(static_cast<std::size_t>(length));
-  for (std::int64_t& id : ids) id = static_cast<std::int64_t>((seed = seed * 6364136223846793005U + 1442695040888963407U) >> 33) % 97;
+  for (std::int64_t& id : ids)
+    id = static_cast<std::int64_t>((seed = seed * 6364136223846793005U + 1442695040888963407U) >> 33) % 97;
   return ids;
 }
 
