@@ -46,8 +46,9 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13
    AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
-  # g++ 13 warns of every function that takes a temporary and returns a reference to something else (GCC bug 107532)
-  target_compile_options(modelopt_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-dangling-reference>)
+  # g++ 13 warns of every function that takes a temporary and returns a reference to something else (GCC bug 107532), and of
+  # copies inside std::vector when it loses track of the vector's size (GCC bug 107852)
+  target_compile_options(modelopt_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-dangling-reference;-Wno-array-bounds;-Wno-stringop-overflow>)
 endif()
 if(MODELOPT_WERROR)
   target_compile_options(modelopt_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
