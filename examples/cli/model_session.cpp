@@ -16,7 +16,7 @@
 namespace modelopt::cli {
 namespace {
 
-// "auto" is fp32: on a CPU it is both exact for weights of every dtype and faster than 16-bit arithmetic.
+// "auto" is fp32: on the CPU that is exact for weights of every dtype, and figures can be compared with other software.
 at::ScalarType scalar_type(const std::string& dtype) {
   if (dtype == "bfloat16") return at::kBFloat16;
   if (dtype == "float16") return at::kHalf;
