@@ -7,7 +7,7 @@
 namespace modelopt {
 namespace {
 
-using Row = std::array<std::string, 6>;
+using Row = std::array<std::string, 4>;
 
 bool same_treatment(const ModuleReport& a, const ModuleReport& b) {
   return a.class_name == b.class_name && a.rule == b.rule && a.method == b.method && a.parameters == b.parameters &&
@@ -32,6 +32,11 @@ std::size_t width(const std::string& text) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
+std::string without_trailing_spaces(std::string line) {
+  line.erase(line.find_last_not_of(' ') + 1);
+  return line;
+}
+
 }  // namespace
 
 std::size_t SparsifyReport::sparse_modules() const {
@@ -54,24 +59,26 @@ nlohmann::ordered_json to_json(const SparsifyReport& report) {
 }
 
 std::string to_table(const SparsifyReport& report) {
-  std::vector<Row> rows = {{"module", "class", "rule", "method", "parameters", "backend"}};
+  std::vector<Row> rows = {{"module", "rule", "method", "backend"}};
+  std::vector<std::string> details = {""};
   for (std::size_t begin = 0, end; begin < report.modules.size(); begin = end) {
     const ModuleReport& first = report.modules[begin];
     for (end = begin + 1; end < report.modules.size() && same_treatment(first, report.modules[end]);) ++end;
-    rows.push_back({module_names(first, report.modules[end - 1], end - begin), first.class_name, first.rule,
-                    first.is_sparse() ? first.method : "dense", readable(first.parameters), first.backend});
+    rows.push_back({module_names(first, report.modules[end - 1], end - begin), first.rule,
+                    first.is_sparse() ? first.method : "dense", first.backend});
+    details.push_back("  " + first.class_name + "  " + readable(first.parameters));
   }
   std::array<std::size_t, std::tuple_size_v<Row>> widths{};
   for (const Row& row : rows)
     for (std::size_t column = 0; column < row.size(); ++column)
       widths[column] = std::max(widths[column], width(row[column]));
   std::string table;
-  for (const Row& row : rows) {
+  for (std::size_t r = 0; r < rows.size(); ++r) {
     std::string line;
-    for (std::size_t column = 0; column < row.size(); ++column)
-      line += row[column] + std::string(widths[column] - width(row[column]) + 2, ' ');
-    line.erase(line.find_last_not_of(' ') + 1);
-    table += line + "\n";
+    for (std::size_t column = 0; column < rows[r].size(); ++column)
+      line += rows[r][column] + std::string(widths[column] - width(rows[r][column]) + 2, ' ');
+    table += without_trailing_spaces(line) + "\n";
+    if (r > 0) table += without_trailing_spaces(details[r]) + "\n";
   }
   return table;
 }

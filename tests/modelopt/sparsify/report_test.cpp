@@ -21,14 +21,13 @@ SparsifyReport example() {
 
 }  // namespace
 
-TEST_CASE("the table has a line for each run of modules that got the same") {
+TEST_CASE("the table has an entry for each run of modules that got the same") {
   CHECK(modelopt::to_table(example()) ==
-        "module                                       class           rule        method          parameters           "
-        "       backend\n"
-        "layers.0.self_attn                           LlamaAttention  layers.0.*  dense                                "
-        "       cpu\n"
-        "layers.1.self_attn … layers.2.self_attn (2)  LlamaAttention  *attn*      sparse_softmax  sparsity_n=2 "
-        "backend=fused  cpu\n");
+        "module                                       rule        method          backend\n"
+        "layers.0.self_attn                           layers.0.*  dense           cpu\n"
+        "  LlamaAttention\n"
+        "layers.1.self_attn … layers.2.self_attn (2)  *attn*      sparse_softmax  cpu\n"
+        "  LlamaAttention  sparsity_n=2 backend=fused\n");
 }
 
 TEST_CASE("the JSON form has every module") {
