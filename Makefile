@@ -42,7 +42,8 @@ demo: build model
 test: build model
 	@scripts/setup.sh python
 	@echo '[test] running all tests but those that need a GPU' >&2
-	@ctest --test-dir $(BUILD) --label-exclude gpu --output-on-failure --parallel $(JOBS)
+	@# tests run side by side: a thread that waits must not spin on the core that another test needs
+	@OMP_WAIT_POLICY=passive ctest --test-dir $(BUILD) --label-exclude gpu --output-on-failure --parallel $(JOBS)
 
 clean:
 	rm -rf build
