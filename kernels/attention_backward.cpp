@@ -147,6 +147,15 @@ void check_mask(const at::Tensor& mask, const at::Tensor& q, const std::vector<S
   }
 }
 
+/// Waits for the GPU where lengths are there.
+AttentionArgs with_metadata_on_host(AttentionArgs args) {
+  args.b_start_loc = args.b_start_loc.cpu();
+  args.b_seq_len = args.b_seq_len.cpu();
+  if (args.b_start_loc_k) args.b_start_loc_k = args.b_start_loc_k->cpu();
+  if (args.b_seq_len_k) args.b_seq_len_k = args.b_seq_len_k->cpu();
+  return args;
+}
+
 at::Tensor narrow_rows(const at::Tensor& t, std::int64_t start, std::int64_t len) {
   return t.defined() ? t.narrow(0, start, len) : t;
 }
@@ -164,8 +173,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const at::Tensor& k, const at::Tensor& v, const at::Tensor& logsumexp, const at::Tensor& mask,
     const at::Tensor& b_start_loc, const at::Tensor& b_seq_len, const std::optional<at::Tensor>& b_start_loc_k,
     const std::optional<at::Tensor>& b_seq_len_k, std::optional<double> softmax_scale, std::array<bool, 3> grad_mask) {
-  MODELOPT_CHECK(q.is_cpu(), Unsupported, "attention_backward got tensors on ", q.device(),
-                 ", expected cpu: the CUDA backends are not built yet");
   const AttentionArgs args{.q = q,
                            .k = k,
                            .v = v,
@@ -177,7 +184,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
                            .b_seq_len_k = b_seq_len_k,
                            .max_input_len_k = k.size(0)};
   validate_arguments(args);
-  const std::vector<Sequence> sequences = read_sequences(args);
+  const std::vector<Sequence> sequences = read_sequences(with_metadata_on_host(args));
   check_shape("grad_output", grad_output, q, q.size(2));
   check_shape("grad_logsumexp", grad_logsumexp, q, std::nullopt);
   check_shape("logsumexp", logsumexp, q, std::nullopt);

@@ -23,6 +23,14 @@ struct Sequence {
   double lambda = 0.0;     ///< skip-softmax threshold of this sequence; 0 = nothing is skipped
 };
 
+/// The sequences of a packed batch as CUDA backends get them: lengths stay on the GPU, the host knows their bounds.
+struct DeviceSequences {
+  at::Tensor q_start, q_len, k_start, k_len;  ///< int32 [B], contiguous; start and length of one side may be one tensor
+  std::int64_t max_q_len = 0;
+  std::int64_t max_k_len = 0;
+  bool single_rows_are_decode = false;  ///< phase "auto"
+};
+
 /// A validated problem with its outputs allocated. Inputs are not copied; strides are free but for the last (1).
 ///
 /// A backend writes every element of output and logsumexp (rows of no sequence: 0 and -inf), and of stats and mask
@@ -31,10 +39,11 @@ struct Sequence {
 struct AttentionProblem {
   static constexpr std::int64_t kMaxCount = std::int64_t{1} << 32;  ///< longer than any sequence
   at::Tensor q, k, v;
-  std::vector<Sequence> sequences;  ///< in batch order; may share keys; query rows do not overlap
+  std::vector<Sequence> sequences;  ///< CPU tensors: in batch order; may share keys; query rows do not overlap
+  DeviceSequences device_sequences;  ///< CUDA tensors
   bool is_causal = true;
   double softmax_scale = 1.0;
-  std::int64_t sparsity_n = 0;
+  std::int64_t sparsity_n = 0;  ///< 0 also where the phase leaves no sequence to sparsify
   std::int64_t sparsity_m = 4;
   std::int64_t num_sink_tokens = 0;
   std::int64_t dense_window_size = 0;
@@ -65,5 +74,9 @@ class Backend {
 // One factory per backend folder.
 std::unique_ptr<Backend> make_reference_backend();
 std::unique_ptr<Backend> make_cpu_backend();
+#if defined(MODELOPT_WITH_CUDA)
+std::unique_ptr<Backend> make_sm80_backend();
+std::unique_ptr<Backend> make_sm90_backend();
+#endif
 
 }  // namespace modelopt::kernels

@@ -13,6 +13,7 @@
 namespace modelopt::kernels {
 namespace {
 
+#if !defined(MODELOPT_WITH_CUDA)
 /// Listed, so that errors and attention_backends() say why it is not there.
 class UnbuiltBackend final : public Backend {
  public:
@@ -26,14 +27,20 @@ class UnbuiltBackend final : public Backend {
   std::string name_;
   std::string reason_;
 };
+#endif
 
 /// All backends, in the order in which "auto" prefers them.
 const std::vector<std::unique_ptr<Backend>>& all_backends() {
   static const std::vector<std::unique_ptr<Backend>> backends = [] {
-    constexpr const char* kNoCuda = "not in this version: the CUDA backends are not built yet";
     std::vector<std::unique_ptr<Backend>> list;
+#if defined(MODELOPT_WITH_CUDA)
+    list.push_back(make_sm90_backend());
+    list.push_back(make_sm80_backend());
+#else
+    constexpr const char* kNoCuda = "not in this build: it was configured without CUDA (MODELOPT_CUDA)";
     list.push_back(std::make_unique<UnbuiltBackend>("sm90", kNoCuda));
     list.push_back(std::make_unique<UnbuiltBackend>("sm80", kNoCuda));
+#endif
     list.push_back(make_cpu_backend());
     list.push_back(make_reference_backend());
     return list;
@@ -52,6 +59,7 @@ std::string describe(const AttentionTraits& traits) {
   if (traits.sparse_nm) text += ", N:M sparse";
   if (traits.skip_softmax) text += ", skip-softmax";
   if (traits.collect_stats) text += ", with statistics";
+  if (!traits.tma_aligned) text += ", not aligned to 16 bytes";
   if (traits.want_mask) text += ", with the attended mask (as gradients need it)";
   return text;
 }
@@ -66,6 +74,15 @@ std::string all_reasons(const AttentionTraits& traits) {
   return text;
 }
 
+/// Base and strides are multiples of 16 bytes, as Hopper's copy engine needs them. Strides of sizes <= 1 are never used.
+bool tma_aligned(const at::Tensor& t) {
+  const auto aligned = [](std::uintptr_t bytes) { return bytes % 16 == 0; };
+  const auto stride_aligned = [&](std::int64_t dim) {
+    return t.size(dim) <= 1 || aligned(static_cast<std::uintptr_t>(t.stride(dim)) * t.element_size());
+  };
+  return aligned(reinterpret_cast<std::uintptr_t>(t.const_data_ptr())) && stride_aligned(0) && stride_aligned(1);
+}
+
 AttentionTraits traits_of(const AttentionArgs& args, bool want_mask) {
   return {.device = args.q.device().type(),
           .dtype = args.q.scalar_type(),
@@ -73,10 +90,18 @@ AttentionTraits traits_of(const AttentionArgs& args, bool want_mask) {
           .sparse_nm = args.sparsity_n > 0,
           .skip_softmax = args.skip_softmax_lambda.has_value() || args.skip_softmax_threshold.value_or(0.0) > 0.0,
           .collect_stats = args.collect_stats,
-          .want_mask = want_mask};
+          .want_mask = want_mask,
+          .tma_aligned = tma_aligned(args.q) && tma_aligned(args.k) && tma_aligned(args.v),
+          .device_index = args.q.device().index()};
 }
 
 std::int64_t bounded(std::int64_t count) { return std::min(count, AttentionProblem::kMaxCount); }
+
+/// 0 where the phase leaves no sequence to sparsify.
+std::int64_t sparsity_n_of_call(const AttentionArgs& args) {
+  const bool all_decode = args.phase == "decode" || (args.phase == "auto" && args.max_input_len <= 1);
+  return all_decode ? 0 : args.sparsity_n;
+}
 
 AttentionProblem make_problem(const AttentionArgs& args, bool want_mask) {
   const std::int64_t total_q = args.q.size(0);
@@ -85,10 +110,11 @@ AttentionProblem make_problem(const AttentionArgs& args, bool want_mask) {
   AttentionProblem problem{.q = args.q,
                            .k = args.k,
                            .v = args.v,
-                           .sequences = read_sequences(args),
+                           .sequences = args.q.is_cuda() ? std::vector<Sequence>() : read_sequences(args),
+                           .device_sequences = args.q.is_cuda() ? device_sequences(args) : DeviceSequences(),
                            .is_causal = args.is_causal,
                            .softmax_scale = args.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim))),
-                           .sparsity_n = args.sparsity_n,
+                           .sparsity_n = sparsity_n_of_call(args),
                            .sparsity_m = args.sparsity_m,
                            .num_sink_tokens = bounded(args.num_sink_tokens),
                            .dense_window_size = bounded(args.dense_window_size),

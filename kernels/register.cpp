@@ -29,7 +29,7 @@ OperatorMaskResult run_with_mask(const OperatorCall& call) {
   return {result.output, result.logsumexp, result.stats, mask};
 }
 
-// Both devices: which backend runs, and that none does on CUDA yet, is the dispatch's answer.
+// Both devices: which backend runs, or why none does, is the dispatch's answer.
 void register_kernels(torch::Library& m) {
   m.impl("attention", TORCH_FN(OperatorKernel<&run>::call));
   m.impl("attention_with_mask", TORCH_FN(OperatorKernel<&run_with_mask>::call));

@@ -201,6 +201,11 @@ RowRanges key_ranges(const AttentionArgs& args) {
           .tensor_name = "k"};
 }
 
+void check_bounds(const AttentionArgs& args) {
+  check_at_least("max_input_len", args.max_input_len, 0);
+  if (args.max_input_len_k) check_at_least("max_input_len_k", *args.max_input_len_k, 0);
+}
+
 bool is_prefill(const AttentionArgs& args, std::int64_t q_len) {
   return args.phase == "prefill" || (args.phase == "auto" && q_len != 1);
 }
@@ -234,8 +239,7 @@ void validate_arguments(const AttentionArgs& args) {
 }
 
 std::vector<Sequence> read_sequences(const AttentionArgs& args) {
-  check_at_least("max_input_len", args.max_input_len, 0);
-  if (args.max_input_len_k) check_at_least("max_input_len_k", *args.max_input_len_k, 0);
+  check_bounds(args);
   const RowRanges queries = query_ranges(args);
   const RowRanges keys = key_ranges(args);
   const at::Tensor lambda = args.skip_softmax_lambda ? args.skip_softmax_lambda->contiguous() : at::Tensor();
@@ -258,6 +262,19 @@ std::vector<Sequence> read_sequences(const AttentionArgs& args) {
   }
   check_disjoint_queries(sequences);
   return sequences;
+}
+
+DeviceSequences device_sequences(const AttentionArgs& args) {
+  check_bounds(args);
+  const RowRanges queries = query_ranges(args);
+  const RowRanges keys = key_ranges(args);
+  return {.q_start = queries.start,
+          .q_len = queries.len,
+          .k_start = keys.start,
+          .k_len = keys.len,
+          .max_q_len = std::min(queries.max_len, queries.total),
+          .max_k_len = std::min(keys.max_len, keys.total),
+          .single_rows_are_decode = args.phase == "auto"};
 }
 
 }  // namespace modelopt::kernels

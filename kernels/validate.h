@@ -24,4 +24,7 @@ void validate_arguments(const AttentionArgs& args);
 /// with their phase and lambda resolved.
 [[nodiscard]] std::vector<Sequence> read_sequences(const AttentionArgs& args);
 
+/// Length bounds, with the metadata left on its GPU: the kernels check the lengths.
+[[nodiscard]] DeviceSequences device_sequences(const AttentionArgs& args);
+
 }  // namespace modelopt::kernels

@@ -89,6 +89,8 @@ struct AttentionTraits {
   bool skip_softmax = false;  ///< some lambda > 0
   bool collect_stats = false;
   bool want_mask = false;  ///< the attended mask is asked for (autograd, tests)
+  bool tma_aligned = true;           ///< bases and strides of q, k and v are multiples of 16 bytes (sm90 needs it)
+  c10::DeviceIndex device_index = -1;  ///< of CUDA tensors; -1: the current device
 };
 
 /// The backend that `requested` ("auto" or a name) resolves to for such problems.

@@ -1,0 +1,204 @@
+// The CUDA backends: what each supports, and the launch of a validated problem on the tensors' device and current stream.
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/attention_params.h"
+#include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/launch.h"
+
+namespace modelopt::kernels {
+namespace {
+
+using cuda::AttentionParams;
+using cuda::Strides;
+
+struct Capability {
+  int major = 0;
+  int minor = 0;
+};
+
+/// Device properties do not change: asked once each.
+const std::vector<Capability>& capabilities() {
+  static const std::vector<Capability> all = [] {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) {
+      (void)cudaGetLastError();  // "no driver" or "no device" would otherwise be found by the next, innocent call
+      count = 0;
+    }
+    std::vector<Capability> list(static_cast<std::size_t>(count));
+    for (int i = 0; i < count; ++i) {
+      auto& [major, minor] = list[static_cast<std::size_t>(i)];
+      MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i), "capability of GPU ", i);
+      MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i), "capability of GPU ", i);
+    }
+    return list;
+  }();
+  return all;
+}
+
+int device_of(const AttentionTraits& traits) {
+  if (traits.device_index >= 0) return traits.device_index;
+  int device = 0;
+  MODELOPT_CUDA_CHECK(cudaGetDevice(&device), "current device");
+  return device;
+}
+
+int bounded_count(std::int64_t count) { return static_cast<int>(std::min(count, std::int64_t{1} << 30)); }
+
+int checked_size(std::string_view name, std::int64_t size) {
+  MODELOPT_CHECK(size <= (std::int64_t{1} << 30), Unsupported, name, " is ", size,
+                 ", expected at most 2^30 for a CUDA backend");
+  return static_cast<int>(size);
+}
+
+/// Strides of sizes <= 1 are never used; PyTorch leaves anything there.
+Strides strides_of(const at::Tensor& t) {
+  return {t.size(0) > 1 ? t.stride(0) : 0, t.size(1) > 1 ? t.stride(1) : 0};
+}
+
+cuda::ElementType element_type(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kHalf: return cuda::ElementType::kFloat16;
+    case at::kBFloat16: return cuda::ElementType::kBFloat16;
+    case at::kFloat: return cuda::ElementType::kFloat32;
+    default: throw Unsupported(modelopt::str("dtype ", dtype, " has no CUDA backend"));
+  }
+}
+
+AttentionParams params_of(const AttentionProblem& problem) {
+  const DeviceSequences& sequences = problem.device_sequences;
+  AttentionParams p;
+  p.q = problem.q.const_data_ptr();
+  p.k = problem.k.const_data_ptr();
+  p.v = problem.v.const_data_ptr();
+  p.output = problem.output.data_ptr();
+  p.logsumexp = problem.logsumexp.data_ptr<float>();
+  if (problem.mask.defined()) {
+    p.mask = problem.mask.data_ptr<std::uint8_t>();
+    p.mask_bytes = problem.mask.size(2);
+  }
+  if (problem.stats.defined()) p.stats = problem.stats.data_ptr<std::int64_t>();
+  p.dtype = element_type(problem.q.scalar_type());
+  p.q_strides = strides_of(problem.q);
+  p.k_strides = strides_of(problem.k);
+  p.v_strides = strides_of(problem.v);
+  p.q_start = sequences.q_start.const_data_ptr<std::int32_t>();
+  p.q_len = sequences.q_len.const_data_ptr<std::int32_t>();
+  p.k_start = sequences.k_start.const_data_ptr<std::int32_t>();
+  p.k_len = sequences.k_len.const_data_ptr<std::int32_t>();
+  p.batch = checked_size("the batch", sequences.q_start.size(0));
+  p.total_q = checked_size("total_q", problem.q.size(0));
+  p.total_kv = checked_size("total_kv", problem.k.size(0));
+  p.max_q_len = checked_size("max_input_len", sequences.max_q_len);
+  p.max_k_len = checked_size("max_input_len_k", sequences.max_k_len);
+  p.heads = checked_size("the number of heads", problem.q.size(1));
+  p.kv_heads = checked_size("the number of key heads", problem.k.size(1));
+  p.head_dim = static_cast<int>(problem.q.size(2));
+  p.scale = static_cast<float>(problem.softmax_scale);
+  p.is_causal = problem.is_causal;
+  p.single_rows_are_decode = sequences.single_rows_are_decode;
+  p.sparsity_n = static_cast<int>(problem.sparsity_n);
+  p.sparsity_m = static_cast<int>(problem.sparsity_m);
+  p.num_sink_tokens = bounded_count(problem.num_sink_tokens);
+  p.dense_window_size = bounded_count(problem.dense_window_size);
+  p.sliding_window = bounded_count(problem.sliding_window);
+  return p;
+}
+
+class CudaBackend : public Backend {
+ public:
+  using Run = void (*)(const AttentionParams&, const cuda::Workspace&, cudaStream_t);
+
+  explicit CudaBackend(Run kernels) : run_(kernels) {}
+
+  [[nodiscard]] std::optional<std::string> unavailable() const override {
+    if (capabilities().empty()) return "no CUDA device, or no driver for it";
+    return std::nullopt;
+  }
+
+  [[nodiscard]] std::optional<std::string> unsupported(const AttentionTraits& traits) const override {
+    if (traits.device != c10::DeviceType::CUDA) {
+      return str("runs on CUDA tensors, not on ", c10::DeviceTypeName(traits.device), " tensors");
+    }
+    if (traits.dtype == at::kDouble) return "has no kernel for dtype Double";
+    if (traits.skip_softmax) return "skip-softmax is not in the CUDA backends yet";
+    const auto& gpus = capabilities();
+    const auto device = static_cast<std::size_t>(device_of(traits));
+    MODELOPT_CHECK(device < gpus.size(), InvalidArgument, "CUDA device ", device, " does not exist, expected one of ",
+                   gpus.size());
+    return unsupported_on(traits, gpus[device]);
+  }
+
+  void run(const AttentionProblem& problem) const override {
+    const c10::cuda::CUDAGuard guard(problem.q.device());
+    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
+    const AttentionParams params = params_of(problem);
+    if (params.stats != nullptr) {
+      MODELOPT_CUDA_CHECK(cudaMemsetAsync(params.stats, 0, problem.stats.nbytes(), stream), "zeroing stats");
+    }
+    std::vector<at::Tensor> held;
+    const cuda::Workspace workspace = [&](std::size_t bytes) {
+      held.push_back(at::empty({static_cast<std::int64_t>(bytes)}, problem.q.options().dtype(at::kByte)));
+      return held.back().data_ptr();
+    };
+    cuda::fill_unowned_rows(params, stream);
+    if (params.batch == 0 || params.total_q == 0 || params.max_q_len == 0) return;
+    if (params.mask == nullptr && params.stats == nullptr && cuda::decode_fits(params)) {
+      cuda::run_decode(params, workspace, stream);
+    } else {
+      run_(params, workspace, stream);
+    }
+  }
+
+ protected:
+  [[nodiscard]] virtual std::optional<std::string> unsupported_on(const AttentionTraits& traits,
+                                                                  Capability gpu) const = 0;
+
+ private:
+  Run run_;
+};
+
+class Sm80Backend final : public CudaBackend {
+ public:
+  Sm80Backend() : CudaBackend(&cuda::run_sm80) {}
+  [[nodiscard]] std::string_view name() const override { return "sm80"; }
+
+ private:
+  [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits&, Capability gpu) const override {
+    if (gpu.major < 8) {
+      return str("needs a GPU of compute capability 8.0 or newer, this one has ", gpu.major, ".", gpu.minor);
+    }
+    return std::nullopt;
+  }
+};
+
+class Sm90Backend final : public CudaBackend {
+ public:
+  Sm90Backend() : CudaBackend(&cuda::run_sm90) {}
+  [[nodiscard]] std::string_view name() const override { return "sm90"; }
+
+ private:
+  [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits& traits,
+                                                          Capability gpu) const override {
+    if (gpu.major != 9) {
+      return str("needs a Hopper GPU (compute capability 9.0), this one has ", gpu.major, ".", gpu.minor);
+    }
+    if (traits.dtype == at::kFloat) return "its tensor-core instructions take Half and BFloat16, not Float";
+    if (traits.head_dim % 8 != 0) return str("needs a head_dim that is a multiple of 8, not ", traits.head_dim);
+    if (!traits.tma_aligned) return "needs q, k and v with bases and strides that are multiples of 16 bytes";
+    if (traits.want_mask || traits.collect_stats) return "does not return the attended mask or statistics";
+    return std::nullopt;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_sm80_backend() { return std::make_unique<Sm80Backend>(); }
+std::unique_ptr<Backend> make_sm90_backend() { return std::make_unique<Sm90Backend>(); }
+
+}  // namespace modelopt::kernels

@@ -1,0 +1,31 @@
+// The kernel families behind the CUDA backends. Each enqueues on `stream` of the current device and returns at once.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "kernels/cuda/attention_params.h"
+
+namespace modelopt::kernels::cuda {
+
+/// Device memory for one launch, released in stream order (PyTorch's caching allocator).
+using Workspace = std::function<void*(std::size_t bytes)>;
+
+/// Writes what no sequence owns: output 0, log-sum-exp -inf, mask 0; rows of invalid sequences: NaN. Batch 0 included.
+void fill_unowned_rows(const AttentionParams& params, cudaStream_t stream);
+
+/// sm80: mma.sync and cp.async, any GPU from sm_80 on.
+void run_sm80(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream);
+
+/// sm90: TMA, wgmma and wgmma.sp, warp-specialised.
+void run_sm90(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream);
+
+/// Few query rows per key head (max_q_len * heads / kv_heads <= 16), dense: keys are split over the GPU.
+[[nodiscard]] bool decode_fits(const AttentionParams& params);
+void run_decode(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream);
+
+}  // namespace modelopt::kernels::cuda
