@@ -50,7 +50,7 @@ def register(library=None):
     AttentionMaskInterface.register(NAME, sequences_of_batch)
 
 
-# ---- masks: starts and lengths -----------------------------------------------------------------------------------------
+# ---- masks: starts and lengths ---------------------------------------------------------------------------------------
 
 
 def sequences_of_batch(batch_size, q_length, kv_length, q_offset=0, kv_offset=0, mask_function=causal_mask_function,
@@ -109,7 +109,7 @@ def run_of_tokens(mask):
     return first, first + ones
 
 
-# ---- attention ---------------------------------------------------------------------------------------------------------
+# ---- attention -------------------------------------------------------------------------------------------------------
 
 
 def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, sliding_window=None,
@@ -132,14 +132,16 @@ def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=No
 def check_call(module, attention_mask, dropout, is_causal, kwargs):
     if attention_mask is None or attention_mask.dtype != torch.int32:
         found = "none" if attention_mask is None else f"one of {attention_mask.dtype}"
-        raise NotImplementedError(f"{type(module).__name__} got a mask that `sequences_of_batch` did not make ({found}), "
-                                  "expected a 2-D padding mask or none in the call of the model")
+        raise NotImplementedError(
+            f"{type(module).__name__} got a mask that `sequences_of_batch` did not make ({found}), expected a 2-D "
+            "padding mask or none in the call of the model")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     unsupported = {name: kwargs[name] for name in ("softcap", "s_aux", "position_bias", "cache")
                    if kwargs.get(name) is not None}
     if dropout or not causal or unsupported:
         names = [f"dropout={dropout}"] * bool(dropout) + ["is_causal=False"] * (not causal) + list(unsupported)
-        raise NotImplementedError(f"{type(module).__name__} asks for {', '.join(names)}, which the operator does not have")
+        raise NotImplementedError(
+            f"{type(module).__name__} asks for {', '.join(names)}, which the operator does not have")
 
 
 def rows_of_cache(key, value):
@@ -170,7 +172,7 @@ def entry_distance(tensor):
     return distance if rest == 0 and distance >= length else None
 
 
-# ---- presets: N:M parameters per layer ---------------------------------------------------------------------------------
+# ---- presets: N:M parameters per layer -------------------------------------------------------------------------------
 
 
 def apply_preset(model, path):
@@ -217,7 +219,7 @@ def parameters_of(where, rule):
     return PARAMETERS | rule
 
 
-# ---- program -----------------------------------------------------------------------------------------------------------
+# ---- program ---------------------------------------------------------------------------------------------------------
 
 
 def main():

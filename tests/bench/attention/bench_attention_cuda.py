@@ -6,8 +6,9 @@
 Without names all cases run (--list shows them). Every round of a case runs each candidate for --seconds, one after the
 other and beginning with another one each time, so that a GPU whose clock drifts slows all of them alike. Medians over
 rounds, the slowest and the fastest round, the SM clock and the power while a candidate ran. TFLOP/s count the dense
-work, 4 * Lq * Lk * D * Hq, halved where causal, whatever a pattern leaves out. A dense candidate of ours whose output is
-not that of PyTorch's attention, and one that cannot run, are reported as an error in its row, and the exit status is 1.
+work, 4 * Lq * Lk * D * Hq, halved where causal, whatever a pattern leaves out. A goal is a ratio to another candidate,
+with what it must and should be in parentheses. A dense candidate of ours whose output is not that of PyTorch's
+attention, and one that cannot run, are an error in its row, and the exit status is 1.
 
 FlashAttention-3 runs if `fa3_fwd_interface` (the package fa3-fwd) can be imported; ratios to it are blank otherwise.
 """
@@ -61,11 +62,11 @@ class Case:
     unit: str = "TFLOP/s"
 
 
-# ---- problems ----------------------------------------------------------------------------------------------------------
+# ---- problems --------------------------------------------------------------------------------------------------------
 
 
 class Problem:
-    """Random bf16 sequences in the packed layout; `lengths` are pairs (Lq, Lk). Queries are as many as keys, or decode."""
+    """Random bf16 sequences in the packed layout; `lengths` are pairs (Lq, Lk)."""
 
     def __init__(self, lengths, head_dim=128, causal=True):
         self.lengths, self.head_dim, self.causal = lengths, head_dim, causal
@@ -136,7 +137,7 @@ class Problem:
         return [Candidate("FA3", lambda: flash_attn_with_kvcache(q, k, v, causal=True), self.bytes, graph=True)]
 
 
-# ---- cases: the rows of the table of goals -----------------------------------------------------------------------------
+# ---- cases: the rows of the table of goals ---------------------------------------------------------------------------
 
 CUDNN = ("cuDNN", SDPBackend.CUDNN_ATTENTION)
 FA2 = ("FA2", SDPBackend.FLASH_ATTENTION)
@@ -212,7 +213,7 @@ CASES = {
 }
 
 
-# ---- measuring ---------------------------------------------------------------------------------------------------------
+# ---- measuring -------------------------------------------------------------------------------------------------------
 
 
 class Nvml:
@@ -338,7 +339,7 @@ def measure(case, rounds, seconds, nvml):
     return measurements
 
 
-# ---- report ------------------------------------------------------------------------------------------------------------
+# ---- report ----------------------------------------------------------------------------------------------------------
 
 
 def median_or_none(values):
@@ -374,7 +375,7 @@ def verdict(bar):
     return f"{bar['ratio']:.3f} × {bar['baseline']} ({goal}): {state}"
 
 
-HEADER = ("| case | candidate | rate | min–max | × FA3 | × cuDNN | × FA2 | × dense | × copy | SM MHz | W | goals (must/aim) |\n"
+HEADER = ("| case | candidate | rate | min–max | × FA3 | × cuDNN | × FA2 | × dense | × copy | SM MHz | W | goals |\n"
           "|---|---|---|---|---|---|---|---|---|---|---|---|")
 
 
