@@ -1,23 +1,21 @@
 // Every backend against the reference, and all against plain PyTorch operations, over settings and dtypes.
 #include <catch2/catch_test_macros.hpp>
 
-#include "kernels/attention_cases.h"
+#include "kernels/attention_checks.h"
 
 using namespace modelopt::kernels::testing;
 
 namespace {
 
-void check_all(at::ScalarType dtype, Fill fill, const std::vector<Setting>& settings) {
-  for (const std::string& backend : cpu_backends()) {
-    for (const CaseShape& shape : standard_shapes(dtype, fill)) {
-      const auto args = make_args(shape);
-      for (const Setting& setting : settings) {
-        INFO(backend << ": " << shape << "; " << setting);
-        auto call = with_setting(args, setting);
-        call.collect_stats = true;
-        const std::string problem = check_against_reference(call, backend, fill);
-        CHECK(problem == "");
-      }
+void check_all(const TestedBackend& backend, at::ScalarType dtype, Fill fill, const std::vector<Setting>& settings) {
+  for (const CaseShape& shape : standard_shapes_for(backend, dtype, fill)) {
+    const auto args = make_args(shape);
+    for (const Setting& setting : settings) {
+      INFO(backend << ": " << shape << "; " << setting);
+      auto call = with_setting(args, setting);
+      call.collect_stats = backend.returns_mask;
+      const std::string problem = check_against_reference(call, backend, fill);
+      CHECK(problem == "");
     }
   }
 }
@@ -25,19 +23,32 @@ void check_all(at::ScalarType dtype, Fill fill, const std::vector<Setting>& sett
 }  // namespace
 
 TEST_CASE("backends agree with the reference on exact scores with ties", "[attention]") {
-  for (const auto dtype : {at::kFloat, at::kDouble, at::kHalf, at::kBFloat16}) {
-    check_all(dtype, Fill::kIntegers, standard_settings());
+  for (const TestedBackend& backend : tested_backends()) {
+    for (const auto dtype : backend.dtypes) check_all(backend, dtype, Fill::kIntegers, standard_settings());
   }
 }
 
 TEST_CASE("backends agree with the reference on random scores, fp32", "[attention]") {
-  check_all(at::kFloat, Fill::kNormal, standard_settings());
+  for (const TestedBackend& backend : tested_backends()) {
+    for (const auto dtype : backend.those_of({at::kFloat})) {
+      check_all(backend, dtype, Fill::kNormal, standard_settings());
+    }
+  }
 }
 
 TEST_CASE("backends agree with the reference on random scores, other dtypes", "[attention]") {
-  for (const auto dtype : {at::kDouble, at::kHalf, at::kBFloat16}) check_all(dtype, Fill::kNormal, standard_settings());
+  for (const TestedBackend& backend : tested_backends()) {
+    for (const auto dtype : backend.those_of({at::kDouble, at::kHalf, at::kBFloat16})) {
+      check_all(backend, dtype, Fill::kNormal, standard_settings());
+    }
+  }
 }
 
 TEST_CASE("backends agree with the reference on skip-softmax, alone and with N:M", "[attention]") {
-  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) check_all(dtype, Fill::kIntegers, skip_settings());
+  for (const TestedBackend& backend : tested_backends()) {
+    if (!backend.skips) continue;
+    for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+      check_all(backend, dtype, Fill::kIntegers, skip_settings());
+    }
+  }
 }

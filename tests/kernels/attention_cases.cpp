@@ -36,11 +36,13 @@ at::Tensor random_tensor(std::mt19937_64& random, at::IntArrayRef sizes, Fill fi
   return tensor.to(dtype);
 }
 
-/// The same values in storage whose every other element is NaN. Heads outermost or rows outermost.
-at::Tensor poisoned_copy(const at::Tensor& packed, bool heads_outermost) {
+/// The same values in storage whose every other element is NaN, `unused` ones after each head's row. Heads outermost or
+/// rows outermost.
+at::Tensor poisoned_copy(const at::Tensor& packed, bool heads_outermost, std::int64_t unused) {
   const std::int64_t rows = packed.size(0), heads = packed.size(1), dim = packed.size(2);
-  at::Tensor storage = heads_outermost ? at::full({heads, rows + 2, dim + 3}, kNaN, packed.options()).transpose(0, 1)
-                                       : at::full({rows + 2, heads + 1, dim + 5}, kNaN, packed.options());
+  at::Tensor storage = heads_outermost
+                           ? at::full({heads, rows + 2, dim + unused}, kNaN, packed.options()).transpose(0, 1)
+                           : at::full({rows + 2, heads + 1, dim + unused}, kNaN, packed.options());
   at::Tensor view = storage.narrow(0, 1, rows).narrow(1, 0, heads).narrow(2, 0, dim);
   view.copy_(packed);
   return view;
@@ -75,104 +77,6 @@ void poison_unowned_rows(at::Tensor& tensor, const Layout& layout, const std::ve
   tensor.masked_fill_(owned.logical_not().view({-1, 1, 1}), kNaN);
 }
 
-double unit_roundoff(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kDouble:
-      return std::ldexp(1.0, -53);
-    case at::kHalf:
-      return std::ldexp(1.0, -11);
-    case at::kBFloat16:
-      return std::ldexp(1.0, -8);
-    default:
-      return std::ldexp(1.0, -24);
-  }
-}
-
-/// u of the arithmetic: fp32, or fp64 for fp64 inputs.
-double score_roundoff(at::ScalarType dtype) { return unit_roundoff(dtype == at::kDouble ? at::kDouble : at::kFloat); }
-
-double scale_of(const AttentionArgs& args) {
-  return args.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(args.q.size(2))));
-}
-
-/// Rows of one sequence as fp64 [heads, rows, D]; keys repeated for the query heads of their group.
-at::Tensor heads_of(const at::Tensor& tensor, std::int64_t start, std::int64_t len, std::int64_t heads) {
-  const at::Tensor rows = tensor.narrow(0, start, len).transpose(0, 1).to(at::kDouble);
-  return rows.repeat_interleave(heads / tensor.size(1), 0);
-}
-
-/// Bound of the rounding error of every score of a sequence in any order of summation: (D + 1) u sum_d |q_d k_d|.
-at::Tensor score_bounds(const AttentionArgs& args, const SequenceRows& rows) {
-  AttentionArgs magnitudes = args;
-  magnitudes.q = args.q.abs();
-  magnitudes.k = args.k.abs();
-  const double factor = static_cast<double>(args.q.size(2) + 1) * score_roundoff(args.q.scalar_type());
-  return raw_scores(magnitudes, rows).mul(factor);
-}
-
-struct Tolerances {
-  at::Tensor output;     ///< [total_q, Hq, 1], to which the rounding of the stored value is added
-  at::Tensor logsumexp;  ///< [total_q, Hq]
-};
-
-/// First-order bounds: a change of the scaled scores by at most e changes every weight by a factor within 1 +- 2e, and
-/// sums of Lk terms (with their exponentials, rescalings and the division) round at most 2 Lk + 32 times.
-Tolerances tolerances_for(const AttentionArgs& args, const Expected& expected) {
-  const double u = score_roundoff(args.q.scalar_type());
-  Tolerances result{at::zeros({args.q.size(0), args.q.size(1), 1}, at::kDouble),
-                    at::zeros({args.q.size(0), args.q.size(1)}, at::kDouble)};
-  for (const SequenceRows& rows : sequences_of(args)) {
-    if (rows.q_len == 0 || rows.k_len == 0) continue;
-    const at::Tensor scaled = raw_scores(args, rows).abs().mul(scale_of(args));
-    const at::Tensor score_error = score_bounds(args, rows).mul(scale_of(args)).add(scaled.mul(8 * u)).amax(-1);
-    const double sum_error = static_cast<double>(2 * rows.k_len + 32) * u;
-    const at::Tensor largest_v = heads_of(args.v, rows.k_start, rows.k_len, args.q.size(1)).abs().amax({1, 2});
-    const at::Tensor weight_error = score_error.mul(2).add(sum_error);
-    result.output.narrow(0, rows.q_start, rows.q_len)
-        .copy_(weight_error.mul(largest_v.unsqueeze(-1)).transpose(0, 1).unsqueeze(-1));
-    result.logsumexp.narrow(0, rows.q_start, rows.q_len).copy_(score_error.add(sum_error).transpose(0, 1));
-  }
-  const auto finite_magnitude = [](const at::Tensor& t) { return at::where(t.isfinite(), t.abs(), 0.0); };
-  // 2^-25: half of the smallest fp16 subnormal.
-  result.output = result.output.add(finite_magnitude(expected.output).mul(unit_roundoff(args.q.scalar_type())))
-                      .add(args.q.scalar_type() == at::kHalf ? std::ldexp(1.0, -25) : 0.0);
-  result.logsumexp = result.logsumexp.add(finite_magnitude(expected.logsumexp).mul(4 * u));
-  return result;
-}
-
-/// A key that one mask keeps and the other drops must have a counterpart in its group, the other way round, whose score
-/// is within the rounding bounds of the two.
-std::string mask_difference_beyond_ties(const AttentionArgs& args, const at::Tensor& actual,
-                                        const at::Tensor& expected) {
-  for (const SequenceRows& rows : sequences_of(args)) {
-    if (rows.q_len == 0 || rows.k_len == 0) continue;
-    const at::Tensor actual_rows = actual.narrow(0, rows.q_start, rows.q_len).narrow(2, 0, rows.k_len).contiguous();
-    const at::Tensor expected_rows = expected.narrow(0, rows.q_start, rows.q_len).narrow(2, 0, rows.k_len).contiguous();
-    if (actual_rows.equal(expected_rows)) continue;
-    const at::Tensor scores = raw_scores(args, rows), bounds = score_bounds(args, rows);
-    const auto x = scores.accessor<double, 3>(), bound = bounds.accessor<double, 3>();
-    const auto got = actual_rows.accessor<bool, 3>(), want = expected_rows.accessor<bool, 3>();
-    for (std::int64_t i = 0; i < rows.q_len; ++i) {
-      for (std::int64_t h = 0; h < args.q.size(1); ++h) {
-        for (std::int64_t j = 0; j < rows.k_len; ++j) {
-          if (got[i][h][j] == want[i][h][j]) continue;
-          const std::int64_t group = j / args.sparsity_m * args.sparsity_m;
-          bool tie = false;
-          for (std::int64_t o = group; o < std::min(group + args.sparsity_m, rows.k_len); ++o) {
-            const bool opposite = got[i][h][o] != want[i][h][o] && got[i][h][o] != got[i][h][j];
-            tie = tie || (opposite && std::abs(x[h][i][o] - x[h][i][j]) <= bound[h][i][o] + bound[h][i][j]);
-          }
-          if (!tie) {
-            return str("mask of row ", rows.q_start + i, ", head ", h, ", key ", j, " is ", got[i][h][j], ", expected ",
-                       want[i][h][j], ", and no score of its group is as close as rounding");
-          }
-        }
-      }
-    }
-  }
-  return "";
-}
-
 std::string coordinates(const at::Tensor& tensor, std::int64_t flat) {
   std::string text;
   for (std::int64_t d = tensor.dim() - 1; d >= 0; --d) {
@@ -204,7 +108,9 @@ std::ostream& operator<<(std::ostream& out, const CaseShape& shape) {
   for (const Lengths& lengths : shape.lengths) out << " " << lengths.q << "/" << lengths.k;
   return out << ", heads " << shape.heads << "/" << shape.kv_heads << ", D " << shape.head_dim << ", " << shape.dtype
              << (shape.fill == Fill::kNormal ? ", normal" : ", integers")
-             << (shape.storage == Storage::kPacked ? ", packed" : ", poisoned") << ", seed " << shape.seed;
+             << (shape.storage == Storage::kPacked     ? ", packed"
+                 : shape.storage == Storage::kPoisoned ? ", poisoned"
+                                                       : ", poisoned and aligned") << ", seed " << shape.seed;
 }
 
 std::ostream& operator<<(std::ostream& out, const Setting& s) {
@@ -213,13 +119,23 @@ std::ostream& operator<<(std::ostream& out, const Setting& s) {
              << ", lambda " << s.lambda << ", br " << s.br << ", bc " << s.bc;
 }
 
+double softmax_scale_of(const AttentionArgs& args) {
+  return args.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(args.q.size(2))));
+}
+
+at::Tensor heads_of(const at::Tensor& tensor, std::int64_t start, std::int64_t len, std::int64_t heads) {
+  const at::Tensor rows = tensor.narrow(0, start, len).transpose(0, 1).to(at::kDouble);
+  return rows.repeat_interleave(heads / tensor.size(1), 0);
+}
+
 AttentionArgs make_args(const CaseShape& shape) {
   std::vector<std::int64_t> q_len, k_len;
   for (const Lengths& lengths : shape.lengths) {
     q_len.push_back(lengths.q);
     k_len.push_back(lengths.k);
   }
-  const bool poisoned = shape.storage == Storage::kPoisoned;
+  const bool poisoned = shape.storage != Storage::kPacked;
+  const bool aligned = shape.storage == Storage::kPoisonedAligned;
   const Layout q_layout = lay_out(q_len, poisoned), k_layout = lay_out(k_len, poisoned);
   std::mt19937_64 random(shape.seed);
   AttentionArgs args;
@@ -230,9 +146,9 @@ AttentionArgs make_args(const CaseShape& shape) {
     poison_unowned_rows(args.q, q_layout, q_len);
     poison_unowned_rows(args.k, k_layout, k_len);
     poison_unowned_rows(args.v, k_layout, k_len);
-    args.q = poisoned_copy(args.q, /*heads_outermost=*/true);
-    args.k = poisoned_copy(args.k, /*heads_outermost=*/true);
-    args.v = poisoned_copy(args.v, /*heads_outermost=*/false);
+    args.q = poisoned_copy(args.q, /*heads_outermost=*/true, aligned ? 8 : 3);
+    args.k = poisoned_copy(args.k, /*heads_outermost=*/true, aligned ? 16 : 3);
+    args.v = poisoned_copy(args.v, /*heads_outermost=*/false, aligned ? 8 : 5);
   }
   const auto longest = [](const std::vector<std::int64_t>& lengths) {
     return lengths.empty() ? std::int64_t{0} : *std::max_element(lengths.begin(), lengths.end());
@@ -346,14 +262,14 @@ at::Tensor raw_scores(const AttentionArgs& args, const SequenceRows& rows) {
 }
 
 Expected attend_under_mask(const AttentionArgs& args, const at::Tensor& attended) {
-  Expected expected{at::zeros(args.q.sizes(), at::kDouble),
-                    at::full({args.q.size(0), args.q.size(1)}, -kInfinity, at::kDouble)};
+  const at::TensorOptions options = args.q.options().dtype(at::kDouble);
+  Expected expected{at::zeros(args.q.sizes(), options), at::full({args.q.size(0), args.q.size(1)}, -kInfinity, options)};
   for (const SequenceRows& rows : sequences_of(args)) {
     if (rows.q_len == 0 || rows.k_len == 0) continue;
     const at::Tensor mask = attended.narrow(0, rows.q_start, rows.q_len).narrow(2, 0, rows.k_len).transpose(0, 1);
     const at::Tensor empty_row = mask.any(-1).logical_not();
     // Rows that attend nothing get finite scores, so that no NaN enters the derivatives, and are zeroed afterwards.
-    const at::Tensor s = raw_scores(args, rows).mul(scale_of(args)).masked_fill(mask.logical_not(), -kInfinity);
+    const at::Tensor s = raw_scores(args, rows).mul(softmax_scale_of(args)).masked_fill(mask.logical_not(), -kInfinity);
     const at::Tensor safe = s.masked_fill(empty_row.unsqueeze(-1), 0.0);
     const at::Tensor p = at::softmax(safe, -1).masked_fill(mask.logical_not(), 0.0);
     const at::Tensor v = heads_of(args.v, rows.k_start, rows.k_len, args.q.size(1));
@@ -392,37 +308,6 @@ std::string bitwise_difference(const at::Tensor& actual, const at::Tensor& expec
   if (actual.scalar_type() != expected.scalar_type())
     return modelopt::str("dtype ", actual.scalar_type(), ", expected ", expected.scalar_type());
   return difference(actual, expected, at::zeros({}, at::kDouble));
-}
-
-std::string check_against_reference(const AttentionArgs& args, const std::string& backend, Fill fill) {
-  const AttentionMaskResult actual = attention_with_mask(on_backend(args, backend));
-  const AttentionMaskResult reference =
-      backend == "reference" ? actual : attention_with_mask(on_backend(args, "reference"));
-  const AttentionResult without_mask = attention(on_backend(args, backend));
-  const SingleThread serial;
-  const at::Tensor mask = unpack_mask(actual.mask, args), reference_mask = unpack_mask(reference.mask, args);
-  if (fill == Fill::kIntegers) {
-    if (auto text = bitwise_difference(actual.mask, reference.mask); !text.empty()) return "mask byte " + text;
-    if (auto text = bitwise_difference(actual.result.stats, reference.result.stats); !text.empty())
-      return "stats " + text;
-  } else {
-    MODELOPT_CHECK(
-        args.skip_softmax_threshold.value_or(0.0) == 0.0, InvalidArgument,
-        "skip decisions are compared on Fill::kIntegers only: other scores may round to either side of ln(lambda)");
-    if (auto text = mask_difference_beyond_ties(args, mask, reference_mask); !text.empty()) return text;
-  }
-  const Expected expected = attend_under_mask(args, mask);
-  const Tolerances tolerance = tolerances_for(args, expected);
-  if (auto text = difference(actual.result.output, expected.output, tolerance.output); !text.empty())
-    return "output " + text;
-  if (auto text = difference(actual.result.logsumexp, expected.logsumexp, tolerance.logsumexp); !text.empty()) {
-    return "logsumexp " + text;
-  }
-  for (const auto& [name, a, b] : {std::tuple{"output", &without_mask.output, &actual.result.output},
-                                   std::tuple{"logsumexp", &without_mask.logsumexp, &actual.result.logsumexp}}) {
-    if (auto text = bitwise_difference(*a, *b); !text.empty()) return str("without the mask, ", name, " ", text);
-  }
-  return "";
 }
 
 }  // namespace modelopt::kernels::testing

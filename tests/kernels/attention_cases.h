@@ -37,6 +37,7 @@ enum class Storage {
   kPacked,    ///< contiguous, sequence after sequence
   kPoisoned,  ///< sequences in reverse order, rows of no sequence between them, strided rows and heads; all unused
               ///< storage NaN
+  kPoisonedAligned,  ///< the same with rows and heads at multiples of 16 bytes, for 16-bit dtypes
 };
 
 struct Lengths {
@@ -92,7 +93,13 @@ struct SequenceRows {
 /// Mask bytes as bool [total_q, Hq, keys], keys = the longest key sequence.
 [[nodiscard]] at::Tensor unpack_mask(const at::Tensor& mask_bytes, const AttentionArgs& args);
 
-/// Unscaled scores of sequence b in fp64: [Hq, Lq, Lk], differentiable.
+[[nodiscard]] double softmax_scale_of(const AttentionArgs& args);
+
+/// Rows of one sequence as fp64 [heads, rows, D]; keys repeated for the query heads of their group.
+[[nodiscard]] at::Tensor heads_of(const at::Tensor& tensor, std::int64_t start, std::int64_t len, std::int64_t heads);
+
+/// Unscaled scores of sequence b in fp64: [Hq, Lq, Lk], differentiable. q and k may be on any device; metadata is on
+/// the CPU.
 [[nodiscard]] at::Tensor raw_scores(const AttentionArgs& args, const SequenceRows& rows);
 
 /// Softmax attention over the given mask in fp64 with plain ATen operations, differentiable by PyTorch.
@@ -107,11 +114,5 @@ struct Expected {
 [[nodiscard]] std::string difference(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& tolerance);
 /// Bit for bit (all NaN count as one value). Returns "" or one line that names the first difference.
 [[nodiscard]] std::string bitwise_difference(const at::Tensor& actual, const at::Tensor& expected);
-
-/// Runs the call on `backend` and checks all that it returns against the reference and against attend_under_mask:
-/// the mask (equal, or for inexact scores different only between scores closer than their rounding bound), the values
-/// under the backend's own mask within a rounding bound derived from the inputs, and stats. Returns ""
-/// or what is wrong.
-[[nodiscard]] std::string check_against_reference(const AttentionArgs& args, const std::string& backend, Fill fill);
 
 }  // namespace modelopt::kernels::testing

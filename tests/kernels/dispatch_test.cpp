@@ -1,6 +1,9 @@
 #include <catch2/catch_test_macros.hpp>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <vector>
+
 #include "kernels/attention_cases.h"
 
 using namespace modelopt;
@@ -17,6 +20,14 @@ std::string unsupported_message(const AttentionTraits& traits, const std::string
   return "no Unsupported was thrown";
 }
 
+/// "" if the backend is available.
+std::string reason_of_unavailable(const std::string& name) {
+  for (const auto& backend : nlohmann::json::parse(attention_backends())) {
+    if (backend.at("name") == name) return backend.at("available") ? "" : backend.at("reason").get<std::string>();
+  }
+  return "is not listed";
+}
+
 }  // namespace
 
 TEST_CASE("dispatch: auto takes the first backend that can run the problem", "[dispatch]") {
@@ -25,17 +36,28 @@ TEST_CASE("dispatch: auto takes the first backend that can run the problem", "[d
 }
 
 TEST_CASE("dispatch: a failed one lists every backend with its reason", "[dispatch]") {
-  const std::string no_cuda = "not in this version: the CUDA backends are not built yet";
-  const std::string reasons = "sm90: " + no_cuda + "; sm80: " + no_cuda +
+  const std::string unavailable = reason_of_unavailable("sm90");
+  CHECK(unavailable == reason_of_unavailable("sm80"));
+  const std::string no_gpu = unavailable.empty() ? "has no kernel for dtype Double" : unavailable;
+  const std::string reasons = "sm90: " + no_gpu + "; sm80: " + no_gpu +
                               "; cpu: runs on CPU tensors only; reference: runs on CPU tensors only";
-  const AttentionTraits cuda{.device = c10::DeviceType::CUDA, .dtype = at::kHalf, .head_dim = 128, .sparse_nm = true};
+  const AttentionTraits cuda{.device = c10::DeviceType::CUDA, .dtype = at::kDouble, .head_dim = 128, .sparse_nm = true};
   CHECK(unsupported_message(cuda, "auto") ==
-        "no backend can run attention on CUDA tensors of Half with head_dim 128, N:M sparse: " + reasons);
+        "no backend can run attention on CUDA tensors of Double with head_dim 128, N:M sparse: " + reasons);
   CHECK(unsupported_message(cuda, "reference") ==
-        "backend \"reference\" cannot run attention on CUDA tensors of Half with head_dim 128, N:M sparse: " + reasons);
+        "backend \"reference\" cannot run attention on CUDA tensors of Double with head_dim 128, N:M sparse: " + reasons);
+  const std::string not_cuda = unavailable.empty() ? "runs on CUDA tensors, not on CPU tensors" : unavailable;
   CHECK(unsupported_message({.head_dim = 64}, "sm90") ==
-        "backend \"sm90\" cannot run attention on CPU tensors of Float with head_dim 64: sm90: " + no_cuda +
-            "; sm80: " + no_cuda + "; cpu: can run it; reference: can run it");
+        "backend \"sm90\" cannot run attention on CPU tensors of Float with head_dim 64: sm90: " + not_cuda +
+            "; sm80: " + not_cuda + "; cpu: can run it; reference: can run it");
+}
+
+TEST_CASE("dispatch: a CUDA backend that is not available says which of two reasons it is", "[dispatch]") {
+  const std::string reason = reason_of_unavailable("sm80");
+  const std::vector<std::string> reasons{"", "no CUDA device, or no driver for it",
+                                         "not in this build: it was configured without CUDA (MODELOPT_CUDA)"};
+  INFO(reason);
+  CHECK(std::find(reasons.begin(), reasons.end(), reason) != reasons.end());
 }
 
 TEST_CASE("dispatch: an unknown name is an error that lists the names", "[dispatch]") {

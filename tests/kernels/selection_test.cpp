@@ -16,10 +16,11 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention_cases.h"
+#include "kernels/tested_backend.h"
 #include "kernels/selection.h"
 
 using modelopt::kernels::keep_n_of_m;
+using namespace modelopt::kernels::testing;
 
 namespace {
 
@@ -87,16 +88,21 @@ constexpr std::uint32_t keep_of(float a, float b, float c, float d, std::uint32_
   return keep_n_of_m<4>(group, visible, n);
 }
 
-/// Groups as the keys of one sequence of head_dim 1, seen by `rows` equal query rows with q = 1: key scores are the
+/// Groups as the keys of one sequence, seen by `rows` equal query rows whose first element is 1: key scores are the
 /// values. Returns how many (row, group) pairs the backend attends to otherwise than keep_n_of_m says.
 template <int M>
-std::int64_t mismatches_in_backend(const std::string& backend, const std::vector<std::array<float, M>>& groups, int n,
+std::int64_t mismatches_in_backend(const TestedBackend& backend, const std::vector<std::array<float, M>>& groups, int n,
                                    std::int64_t rows) {
   const auto keys = static_cast<std::int64_t>(groups.size()) * M;
+  const std::int64_t head_dim = backend.needs_alignment ? 64 : 1;
+  const at::TensorOptions options = at::TensorOptions(backend.dtype_for(at::kFloat));
   modelopt::kernels::AttentionArgs args;
-  args.q = at::ones({rows, 1, 1});
-  args.k = at::empty({keys, 1, 1});
-  std::copy_n(groups.front().data(), keys, args.k.mutable_data_ptr<float>());
+  args.q = at::zeros({rows, 1, head_dim}, options);
+  args.q.select(2, 0).fill_(1);
+  at::Tensor scores = at::empty({keys, 1});
+  std::copy_n(groups.front().data(), keys, scores.mutable_data_ptr<float>());
+  args.k = at::zeros({keys, 1, head_dim}, options);
+  args.k.select(2, 0).copy_(scores);
   args.v = at::zeros_like(args.k);
   args.b_start_loc = at::zeros({1}, at::kInt);
   args.b_seq_len = at::tensor({static_cast<int>(rows)}, at::kInt);
@@ -109,16 +115,17 @@ std::int64_t mismatches_in_backend(const std::string& backend, const std::vector
   args.sparsity_m = M;
   args.dense_window_size = 0;
   args.phase = "prefill";
-  args.backend = backend;
-  const at::Tensor mask = attention_with_mask(args).mask;
-  const std::uint8_t* bytes = mask.const_data_ptr<std::uint8_t>();
+  const at::Tensor mask = attended_mask(on_backend(args, backend)).contiguous();
+  const bool* attended = mask.const_data_ptr<bool>();
+  const at::Tensor as_seen = args.k.select(2, 0).to(at::kFloat).contiguous();
   std::int64_t wrong = 0;
   for (std::int64_t row = 0; row < rows; ++row) {
-    for (std::size_t g = 0; g < groups.size(); ++g) {
-      const std::size_t first_key = g * M;
-      const std::uint8_t byte = bytes[static_cast<std::size_t>(row * mask.size(2)) + first_key / 8];
-      const std::uint32_t attended = byte >> (first_key % 8) & ((1u << M) - 1);
-      wrong += attended != keep<M, float>(groups[g], (1u << M) - 1, n);
+    for (std::int64_t first = 0; first < keys; first += M) {
+      std::array<float, M> group;
+      std::copy_n(as_seen.const_data_ptr<float>() + first, M, group.begin());
+      std::uint32_t kept = 0;
+      for (int i = 0; i < M; ++i) kept |= static_cast<std::uint32_t>(attended[row * keys + first + i]) << i;
+      wrong += kept != keep<M, float>(group, (1u << M) - 1, n);
     }
   }
   return wrong;
@@ -181,7 +188,7 @@ TEST_CASE("selection: every backend keeps what the rule keeps in every group of 
       }
     }
   }
-  for (const std::string& backend : modelopt::kernels::testing::cpu_backends()) {
+  for (const TestedBackend& backend : tested_backends()) {
     for (int n = 1; n < 4; ++n) {
       INFO(backend << ", N = " << n);
       CHECK(mismatches_in_backend<4>(backend, groups, n, /*rows=*/1) == 0);
@@ -194,7 +201,8 @@ TEST_CASE("selection: every backend keeps what the rule keeps in random and adve
   std::mt19937_64 random(10);
   std::vector<std::array<float, 8>> groups;
   for (int trial = 0; trial < 100'000; ++trial) groups.push_back(adversarial_group(random, trial, /*infinity=*/1e30f));
-  for (const std::string& backend : modelopt::kernels::testing::cpu_backends()) {
+  for (const TestedBackend& backend : tested_backends()) {
+    if (!backend.returns_mask) groups.resize(5'000);  // a mask is then read 64 keys at a time
     for (int n = 1; n < 8; ++n) {
       INFO(backend << ", N = " << n);
       CHECK(mismatches_in_backend<8>(backend, groups, n, /*rows=*/3) == 0);

@@ -1,0 +1,118 @@
+// What a CUDA backend refuses, and the exact words.
+#include <ATen/ops/zeros.h>
+#include <catch2/catch_test_macros.hpp>
+
+#include <string>
+
+#include "kernels/tested_backend.h"
+
+using namespace modelopt;
+using namespace modelopt::kernels;
+using namespace modelopt::kernels::testing;
+
+namespace {
+
+AttentionArgs cuda_args(at::ScalarType dtype, std::int64_t head_dim = 64) {
+  const CaseShape shape{.lengths = {{20, 20}, {7, 7}}, .heads = 4, .kv_heads = 2, .head_dim = head_dim, .dtype = dtype};
+  return on_device(make_args(shape), c10::DeviceType::CUDA);
+}
+
+template <typename Call>
+std::string message_of(Call call) {
+  try {
+    static_cast<void>(call());
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no modelopt::Error was thrown";
+}
+
+std::string message_on(const AttentionArgs& args, const std::string& backend) {
+  return message_of([&] { return attention(on_backend(args, backend)); });
+}
+
+const std::string kCpuBackends = "; cpu: runs on CPU tensors only; reference: runs on CPU tensors only";
+
+}  // namespace
+
+TEST_CASE("errors: tensors on different devices", "[errors]") {
+  const AttentionArgs good = cuda_args(at::kHalf);
+  for (const TestedBackend& backend : tested_backends()) {
+    AttentionArgs args = good;
+    args.k = args.k.cpu();
+    CHECK(message_on(args, backend.name) == "k is on cpu, expected q's device cuda:0");
+    args = good;
+    args.v = args.v.cpu();
+    CHECK(message_on(args, backend.name) == "v is on cpu, expected q's device cuda:0");
+    args = good;
+    args.b_seq_len = args.b_seq_len.cpu();
+    CHECK(message_on(args, backend.name) == "b_seq_len is on cpu, expected q's device cuda:0");
+  }
+}
+
+TEST_CASE("errors: sm90 says what it does not take", "[errors]") {
+  CHECK(message_on(cuda_args(at::kFloat), "sm90") ==
+        "backend \"sm90\" cannot run attention on CUDA tensors of Float with head_dim 64: sm90: its tensor-core "
+        "instructions take Half and BFloat16, not Float; sm80: can run it" + kCpuBackends);
+  CHECK(message_on(cuda_args(at::kHalf, 59), "sm90") ==
+        "backend \"sm90\" cannot run attention on CUDA tensors of Half with head_dim 59, not aligned to 16 bytes: sm90: "
+        "needs a head_dim that is a multiple of 8, not 59; sm80: can run it" + kCpuBackends);
+  AttentionArgs args = cuda_args(at::kBFloat16, 72);
+  args.q = args.q.narrow(2, 1, 64);
+  args.k = args.k.narrow(2, 0, 64);
+  args.v = args.v.narrow(2, 0, 64);
+  CHECK(message_on(args, "sm90") ==
+        "backend \"sm90\" cannot run attention on CUDA tensors of BFloat16 with head_dim 64, not aligned to 16 bytes: "
+        "sm90: needs q, k and v with bases and strides that are multiples of 16 bytes; sm80: can run it" + kCpuBackends);
+  CHECK(message_of([] { return attention_with_mask(on_backend(cuda_args(at::kHalf), "sm90")); }) ==
+        "backend \"sm90\" cannot run attention on CUDA tensors of Half with head_dim 64, with the attended mask (as "
+        "gradients need it): sm90: does not return the attended mask or statistics; sm80: can run it" + kCpuBackends);
+}
+
+TEST_CASE("errors: what no CUDA backend takes", "[errors]") {
+  CHECK(message_on(cuda_args(at::kDouble), "auto") ==
+        "no backend can run attention on CUDA tensors of Double with head_dim 64: sm90: has no kernel for dtype Double; "
+        "sm80: has no kernel for dtype Double" + kCpuBackends);
+  AttentionArgs args = cuda_args(at::kHalf);
+  args.skip_softmax_threshold = 0.5;
+  CHECK(message_on(args, "auto") ==
+        "no backend can run attention on CUDA tensors of Half with head_dim 64, skip-softmax: sm90: skip-softmax is not "
+        "in the CUDA backends yet; sm80: skip-softmax is not in the CUDA backends yet" + kCpuBackends);
+  for (const TestedBackend& backend : tested_backends()) {
+    const std::string message = message_on(make_args({.lengths = {{4, 4}}, .dtype = at::kHalf}), backend.name);
+    CHECK(message == "backend \"" + backend.name +
+                         "\" cannot run attention on CPU tensors of Half with head_dim 16: sm90: runs on CUDA tensors, "
+                         "not on CPU tensors; sm80: runs on CUDA tensors, not on CPU tensors; cpu: can run it; "
+                         "reference: can run it");
+  }
+}
+
+TEST_CASE("errors: a device that does not exist", "[errors]") {
+  const AttentionTraits traits{
+      .device = c10::DeviceType::CUDA, .dtype = at::kHalf, .head_dim = 64, .device_index = 100};
+  const std::string message = message_of([&] { return select_attention_backend(traits); });
+  CHECK(message.starts_with("CUDA device 100 does not exist, expected one of "));
+}
+
+TEST_CASE("errors: auto takes sm90 where it can, else sm80", "[errors]") {
+  const auto choice = [](AttentionTraits traits) {
+    traits.device = c10::DeviceType::CUDA;
+    return select_attention_backend(traits);
+  };
+  CHECK(choice({.dtype = at::kHalf, .head_dim = 64}) == "sm90");
+  CHECK(choice({.dtype = at::kBFloat16, .head_dim = 256, .sparse_nm = true}) == "sm90");
+  CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .tma_aligned = false}) == "sm80");
+  CHECK(choice({.dtype = at::kHalf, .head_dim = 59}) == "sm80");
+  CHECK(choice({.dtype = at::kFloat, .head_dim = 64}) == "sm80");
+  CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .collect_stats = true}) == "sm80");
+  CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .want_mask = true}) == "sm80");
+}
+
+TEST_CASE("errors: the call after an error is right", "[errors]") {
+  for (const TestedBackend& backend : tested_backends()) {
+    const AttentionArgs args = on_backend(make_args({.lengths = {{20, 20}}, .head_dim = 64, .dtype = at::kHalf}), backend);
+    const AttentionResult before = run(args);
+    CHECK_THROWS_AS(attention(on_backend(cuda_args(at::kDouble), backend.name)), Unsupported);
+    CHECK(bitwise_difference(run(args).output, before.output) == "");
+  }
+}
