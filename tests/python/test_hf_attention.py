@@ -280,6 +280,40 @@ class SparseTest(unittest.TestCase):
         self.assertGreater(rms(last_row() - whole), 1e-3 * rms(whole))  # decode: dense
 
 
+class SequencesTest(unittest.TestCase):
+    """Three sequences of six columns: whole, padded by two on the left, padded by two on the right."""
+
+    MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+
+    def check(self, expected, **sizes):
+        sequences = hf_attention.sequences_of_batch(3, attention_mask=self.MASK, **sizes)
+        self.assertEqual((sequences.dtype, sequences.shape), (torch.int32, (5, 1, 1, 3)))
+        names = ("first_query", "queries", "first_key", "keys", "entry")
+        self.assertEqual(dict(zip(names, sequences.view(5, 3).tolist())), expected | {"entry": [0, 1, 2]})
+
+    def test_a_whole_prompt(self):
+        self.check({"first_query": [0, 2, 0], "queries": [6, 4, 4], "first_key": [0, 2, 0], "keys": [6, 4, 4]},
+                   q_length=6, kv_length=6)
+
+    def test_chunks(self):
+        self.check({"first_query": [0, 1, 0], "queries": [1, 0, 1], "first_key": [0, 1, 0], "keys": [1, 0, 1]},
+                   q_length=1, kv_length=1)
+        self.check({"first_query": [0, 0, 0], "queries": [3, 3, 1], "first_key": [0, 2, 0], "keys": [6, 4, 4]},
+                   q_length=3, kv_length=6, q_offset=3)
+        self.check({"first_query": [0, 0, 0], "queries": [2, 2, 0], "first_key": [0, 2, 0], "keys": [6, 4, 4]},
+                   q_length=2, kv_length=6, q_offset=4)
+
+    def test_a_static_cache_is_longer_than_its_tokens(self):
+        self.check({"first_query": [0, 0, 0], "queries": [1, 1, 0], "first_key": [0, 2, 0], "keys": [5, 3, 4]},
+                   q_length=1, kv_length=10, q_offset=torch.tensor(4))
+
+    def test_a_cache_that_has_dropped_tokens(self):
+        self.check({"first_query": [0, 0, 0], "queries": [1, 1, 0], "first_key": [0, 0, 0], "keys": [3, 3, 1]},
+                   q_length=1, kv_length=3, q_offset=5, kv_offset=3)
+        with self.assertRaisesRegex(NotImplementedError, "dropped its first 3 tokens"):
+            hf_attention.sequences_of_batch(3, 2, 4, q_offset=4, kv_offset=3)
+
+
 class CacheTest(unittest.TestCase):
     def test_a_head_major_cache_is_a_view(self):
         key, value = torch.randn(2, 3, 2, 7, 16)
