@@ -1,0 +1,36 @@
+// A small subset for compute-sanitizer, under which everything is a hundred times slower: every kernel family, with
+// tiles that end in the middle, once each.
+#include <catch2/catch_test_macros.hpp>
+
+#include "kernels/tested_backend.h"
+
+using namespace modelopt::kernels;
+using namespace modelopt::kernels::testing;
+
+TEST_CASE("sanitizer: every kernel family once", "[sanitizer]") {
+  const std::vector<std::vector<Lengths>> batches{{{70, 70}, {1, 33}, {5, 0}, {130, 200}}, {{1, 700}, {1, 3}}};
+  const std::vector<Setting> settings{{},
+                                      {.sparsity_n = 2, .num_sink_tokens = 3, .dense_window_size = 20},
+                                      {.is_causal = false, .sparsity_n = 1, .dense_window_size = 0},
+                                      {.sparsity_n = 4, .sparsity_m = 8, .sliding_window = 90}};
+  for (const TestedBackend& backend : tested_backends()) {
+    for (const auto dtype : backend.dtypes) {
+      for (const std::int64_t head_dim : {64, 72, 128, 256}) {
+        for (const auto& lengths : batches) {
+          const CaseShape shape = shape_for(backend, {.lengths = lengths,
+                                                      .heads = 2,
+                                                      .kv_heads = 1,
+                                                      .head_dim = head_dim,
+                                                      .dtype = dtype,
+                                                      .storage = Storage::kPoisoned});
+          const AttentionArgs args = make_args(shape);
+          for (const Setting& setting : settings) {
+            if (lengths.front().q == 1 && setting.sparsity_n > 0) continue;  // phase auto: decode is dense
+            INFO(backend << ": " << shape << "; " << setting);
+            CHECK(run(on_backend(with_setting(args, setting), backend)).output.isfinite().all().item<bool>());
+          }
+        }
+      }
+    }
+  }
+}
