@@ -4,6 +4,9 @@
 #include <CLI/CLI.hpp>
 
 #include <functional>
+#include <memory>
+
+#include "common_options.h"
 
 namespace modelopt::cli {
 
@@ -12,6 +15,16 @@ struct Command {
   CLI::App* parser = nullptr;
   std::function<void()> run;
 };
+
+/// Ends the declaration of a command with the common options. It runs with those applied.
+template <typename Options>
+Command finish_command(CLI::App* parser, const std::shared_ptr<Options>& options, void (*run)(const Options&)) {
+  add_common_options(*parser, options->common);
+  return {parser, [options, run] {
+            apply_common_options(options->common);
+            run(*options);
+          }};
+}
 
 Command add_presets(CLI::App& program);
 Command add_validate(CLI::App& program);

@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <string_view>
+#include <limits>
 
+#include <modelopt/util/device.h>
 #include <modelopt/util/log.h>
 
 #include "exit_code.h"
@@ -13,25 +14,33 @@
 namespace modelopt::cli {
 namespace {
 
-void check_device(const std::string& device) {
-  if (device == "cpu") return;
-  const std::string_view name(device);
-  const std::string_view index = name.substr(0, 5) == "cuda:" ? name.substr(5) : std::string_view();
-  const bool cuda = device == "cuda" ||
-                    (!index.empty() && index.size() <= 3 &&
-                     std::all_of(index.begin(), index.end(), [](unsigned char c) { return std::isdigit(c) != 0; }));
-  MODELOPT_CHECK(cuda, UsageError, "--device ", device, ": expected cpu, cuda or cuda:N");
-  throw Unsupported(str("--device ", device, ": this version has no CUDA backends, expected cpu"));
+void check_device(const CommonOptions& options) {
+  const auto reason = device_unavailable(device_of(options));
+  MODELOPT_CHECK(!reason, Unsupported, "--device ", options.device, ": ", *reason);
 }
 
 }  // namespace
+
+at::Device device_of(const CommonOptions& options) {
+  const std::string& name = options.device;
+  if (name == "cpu") return at::kCPU;
+  if (name == "cuda") return at::kCUDA;
+  const std::string index = name.starts_with("cuda:") ? name.substr(5) : "";
+  const bool number = !index.empty() && index.size() <= 3 &&
+                      std::all_of(index.begin(), index.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
+  MODELOPT_CHECK(number, UsageError, "--device ", name, ": expected cpu, cuda or cuda:N");
+  // no machine has a device of the largest index either
+  constexpr int kLargest = std::numeric_limits<c10::DeviceIndex>::max();
+  return {at::kCUDA, static_cast<c10::DeviceIndex>(std::min(std::stoi(index), kLargest))};
+}
 
 void add_common_options(CLI::App& command, CommonOptions& options) {
   const std::string group = "Common options";
   command.add_option("--device", options.device, "cpu, cuda or cuda:N (default: cpu)")->group(group);
   command
       .add_option("--dtype", options.dtype,
-                  "arithmetic of the model: auto (float32 on the CPU), float32, bfloat16, float16")
+                  "arithmetic of the model: auto (float32 on the CPU; on a GPU the checkpoint's, but bfloat16 for "
+                  "float32), float32, bfloat16, float16")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16", "float16"}))
       ->group(group);
   command
@@ -53,7 +62,7 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
 }
 
 void apply_common_options(const CommonOptions& options) {
-  check_device(options.device);
+  check_device(options);
   if (options.threads) at::set_num_threads(*options.threads);
   log::set_level(options.quiet ? log::Level::kError : options.verbose ? log::Level::kDebug : log::Level::kInfo);
 }

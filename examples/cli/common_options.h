@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <optional>
@@ -25,9 +26,12 @@ struct CommonOptions {
 
 void add_common_options(CLI::App& command, CommonOptions& options);
 
-/// Sets the log level and the number of threads. Throws UsageError for a device that is no device, Unsupported for
-/// CUDA.
+/// Starts the device, and sets the log level and the number of threads. Throws UsageError for a device that is no
+/// device, Unsupported for one that is not there.
 void apply_common_options(const CommonOptions& options);
+
+/// --device; "cuda" is the current one. Throws UsageError for anything else.
+[[nodiscard]] at::Device device_of(const CommonOptions& options);
 
 [[nodiscard]] ProgressMode progress_mode(const CommonOptions& options);
 

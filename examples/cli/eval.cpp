@@ -161,13 +161,9 @@ Command add_eval(CLI::App& program) {
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
   parser->add_option("--windows", options->windows, "windows per length; 0: all (default: 4)")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 30));
-  parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
+  add_json_option(*parser, options->json);
   add_config_options(*parser, options->config, ConfigUse::kMany);
-  add_common_options(*parser, options->common);
-  return {parser, [options] {
-            apply_common_options(options->common);
-            run(*options);
-          }};
+  return finish_command(parser, options, &run);
 }
 
 }  // namespace modelopt::cli

@@ -23,14 +23,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
-  CommonOptions common;
-  ConfigOptions config;
-  PromptOptions prompt;
-  SamplingOptions sampling;
-  std::string model;
-  std::string json;
-};
+using Options = ContinuationOptions;
 
 // A terminal is not to be steered by what a model writes; a file or pipe gets the text as it is.
 void print_text(const Output& output, const std::string& text) {
@@ -96,15 +89,11 @@ Command add_generate(CLI::App& program) {
   const auto options = std::make_shared<Options>();
   CLI::App* parser = program.add_subcommand("generate", "Continue a prompt, dense or sparse");
   add_model_option(*parser, options->model);
-  parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
+  add_json_option(*parser, options->json);
   add_prompt_options(*parser, options->prompt);
   add_sampling_options(*parser, options->sampling);
   add_config_options(*parser, options->config, ConfigUse::kOne);
-  add_common_options(*parser, options->common);
-  return {parser, [options] {
-            apply_common_options(options->common);
-            run(*options);
-          }};
+  return finish_command(parser, options, &run);
 }
 
 }  // namespace modelopt::cli

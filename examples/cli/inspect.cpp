@@ -128,13 +128,9 @@ Command add_inspect(CLI::App& program) {
   CLI::App* parser = program.add_subcommand(
       "inspect", "Show a model's architecture and attention modules, and what a configuration would match");
   add_model_option(*parser, options->model);
-  parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
+  add_json_option(*parser, options->json);
   add_config_options(*parser, options->config, ConfigUse::kOne);
-  add_common_options(*parser, options->common);
-  return {parser, [options] {
-            apply_common_options(options->common);
-            run(*options);
-          }};
+  return finish_command(parser, options, &run);
 }
 
 }  // namespace modelopt::cli

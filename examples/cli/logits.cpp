@@ -116,13 +116,9 @@ Command add_logits(CLI::App& program) {
   parser->add_option("--out", options->out, "tensor `logits` in fp32; rows of different lengths: logits.0, …")
       ->type_name("FILE.safetensors")
       ->required();
-  parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
+  add_json_option(*parser, options->json);
   add_config_options(*parser, options->config, ConfigUse::kOne);
-  add_common_options(*parser, options->common);
-  return {parser, [options] {
-            apply_common_options(options->common);
-            run(*options);
-          }};
+  return finish_command(parser, options, &run);
 }
 
 }  // namespace modelopt::cli

@@ -16,11 +16,13 @@
 namespace modelopt::cli {
 namespace {
 
-// "auto" is fp32: on the CPU that is exact for weights of every dtype, and figures can be compared with other software.
-at::ScalarType scalar_type(const std::string& dtype) {
+// "auto" is fp32 on the CPU: exact for weights of every dtype, and figures can be compared with other software. On a
+// GPU it is what load_model() chooses there.
+std::optional<at::ScalarType> scalar_type(const std::string& dtype, at::Device device) {
+  if (dtype == "float32") return at::kFloat;
   if (dtype == "bfloat16") return at::kBFloat16;
   if (dtype == "float16") return at::kHalf;
-  return at::kFloat;
+  return device.is_cpu() ? std::optional(at::kFloat) : std::nullopt;
 }
 
 }  // namespace
@@ -32,7 +34,8 @@ void add_model_option(CLI::App& command, std::string& directory) {
 ModelSession load_session(const std::string& directory, const CommonOptions& common) {
   ProgressBar bar("loading", progress_mode(common));
   checkpoint::LoadOptions options;
-  options.dtype = scalar_type(common.dtype);
+  options.device = device_of(common);
+  options.dtype = scalar_type(common.dtype, options.device);
   options.progress = [&](std::uint64_t done, std::uint64_t total) {
     bar.update(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total));
   };

@@ -16,6 +16,10 @@ namespace modelopt::cli {
 
 namespace fs = std::filesystem;
 
+void add_json_option(CLI::App& command, std::string& target) {
+  command.add_option("--json", target, "write everything shown as data; -: to stdout")->type_name("FILE");
+}
+
 Output::Output(std::string json_target) : json_target_(std::move(json_target)) {
   if (!json_target_.empty() && json_target_ != "-") require_creatable("--json", json_target_);
 }

@@ -1,12 +1,16 @@
 // Where results go: tables for people on stdout, or everything as data with --json.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <nlohmann/json_fwd.hpp>
 
 #include <string>
 #include <string_view>
 
 namespace modelopt::cli {
+
+/// --json FILE.
+void add_json_option(CLI::App& command, std::string& target);
 
 /// Set by --json FILE. "-" means stdout, and then nothing else goes there.
 class Output {

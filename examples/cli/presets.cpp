@@ -44,18 +44,16 @@ void list(const Options& options) {
   output.finish({{"presets", std::move(data)}});
 }
 
+void run(const Options& options) { options.name.empty() ? list(options) : show(options); }
+
 }  // namespace
 
 Command add_presets(CLI::App& program) {
   const auto options = std::make_shared<Options>();
   CLI::App* parser = program.add_subcommand("presets", "List the presets, or print one as JSON");
   parser->add_option("name", options->name, "a preset")->type_name("NAME");
-  parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
-  add_common_options(*parser, options->common);
-  return {parser, [options] {
-            apply_common_options(options->common);
-            options->name.empty() ? list(*options) : show(*options);
-          }};
+  add_json_option(*parser, options->json);
+  return finish_command(parser, options, &run);
 }
 
 }  // namespace modelopt::cli

@@ -29,6 +29,16 @@ struct SamplingOptions {
   std::optional<double> top_p;
 };
 
+/// What `sparsify` and `generate` have in common.
+struct ContinuationOptions {
+  CommonOptions common;
+  ConfigOptions config;
+  PromptOptions prompt;
+  SamplingOptions sampling;
+  std::string model;
+  std::string json;
+};
+
 void add_prompt_options(CLI::App& command, PromptOptions& options);
 void add_sampling_options(CLI::App& command, SamplingOptions& options);
 

@@ -27,15 +27,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
-  CommonOptions common;
-  ConfigOptions config;
-  PromptOptions prompt;
-  SamplingOptions sampling;
-  std::string model;
+struct Options : ContinuationOptions {
   std::string export_dir;
   bool overwrite = false;
-  std::string json;
 };
 
 // The same prompt continued by the dense and by the sparse model.
@@ -218,15 +212,11 @@ Command add_sparsify(CLI::App& program) {
                    "write a HuggingFace directory that carries the configuration")
       ->type_name("DIR");
   parser->add_flag("--overwrite", options->overwrite, "let --export replace an existing model directory");
-  parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
+  add_json_option(*parser, options->json);
   add_config_options(*parser, options->config, ConfigUse::kOneRequired);
   add_prompt_options(*parser, options->prompt);
   add_sampling_options(*parser, options->sampling);
-  add_common_options(*parser, options->common);
-  return {parser, [options] {
-            apply_common_options(options->common);
-            run(*options);
-          }};
+  return finish_command(parser, options, &run);
 }
 
 }  // namespace modelopt::cli

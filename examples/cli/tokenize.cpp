@@ -71,11 +71,7 @@ Command add_tokenize(CLI::App& program) {
   parser->add_flag("--decode", options->decode, "read arrays of ids, print strings");
   parser->add_flag("--no-special", options->no_special, "do not add the tokens of the post-processor");
   parser->add_flag("--skip-special", options->skip_special, "with --decode: leave special tokens out");
-  add_common_options(*parser, options->common);
-  return {parser, [options] {
-            apply_common_options(options->common);
-            run(*options);
-          }};
+  return finish_command(parser, options, &run);
 }
 
 }  // namespace modelopt::cli

@@ -53,12 +53,8 @@ Command add_validate(CLI::App& program) {
   const auto options = std::make_shared<Options>();
   CLI::App* parser = program.add_subcommand("validate", "Check configuration files");
   parser->add_option("files", options->files, "configuration files")->type_name("FILE")->required();
-  parser->add_option("--json", options->json, "write everything shown as data; -: to stdout")->type_name("FILE");
-  add_common_options(*parser, options->common);
-  return {parser, [options] {
-            apply_common_options(options->common);
-            run(*options);
-          }};
+  add_json_option(*parser, options->json);
+  return finish_command(parser, options, &run);
 }
 
 }  // namespace modelopt::cli

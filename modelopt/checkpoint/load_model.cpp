@@ -1,6 +1,5 @@
 #include <modelopt/checkpoint/load_model.h>
 
-#include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include <modelopt/checkpoint/hf_config.h>
 #include <modelopt/error.h>
 #include <modelopt/models/causal_lm.h>
+#include <modelopt/util/device.h>
 
 namespace modelopt::checkpoint {
 namespace {
@@ -32,10 +32,7 @@ void check_options(const LoadOptions& options) {
     MODELOPT_CHECK(dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16, InvalidArgument, "dtype ",
                    dtype, ", expected float32, float16 or bfloat16");
   }
-  if (options.device.is_cpu()) return;
-  MODELOPT_CHECK(options.device.is_cuda(), Unsupported, "device ", options.device, ", expected cpu or cuda");
-  MODELOPT_CHECK(at::globalContext().hasCUDA(), Unsupported, "device ", options.device,
-                 ": this process sees no CUDA device");
+  require_device(options.device);
 }
 
 bool is_parameter_dtype(const TensorInfo& info) {
@@ -46,12 +43,17 @@ bool is_parameter_dtype(const TensorInfo& info) {
 bool is_derived_buffer(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
 
 // The dtype of all weights if they have one, else the one that config.json states.
-at::ScalarType choose_dtype(const Checkpoint& checkpoint, const Parameters& parameters, at::ScalarType stated) {
+at::ScalarType stored_dtype(const Checkpoint& checkpoint, const Parameters& parameters, at::ScalarType stated) {
   const auto dtype_of = [&](const std::string& name) { return *checkpoint.info(name).scalar_type; };
   const at::ScalarType first = dtype_of(parameters.front().first);
   const bool uniform = std::all_of(parameters.begin(), parameters.end(),
                                    [&](const auto& item) { return dtype_of(item.first) == first; });
   return uniform ? first : stated;
+}
+
+at::ScalarType choose_dtype(const LoadOptions& options, at::ScalarType stored) {
+  if (options.dtype) return *options.dtype;
+  return options.device.is_cuda() && stored == at::kFloat ? at::kBFloat16 : stored;
 }
 
 // "a, b and 3 more"
@@ -110,6 +112,19 @@ Parameters parameters_of(const CausalLM& model) {
   return parameters;
 }
 
+// Two steps: from the mapped file straight to the device, and there to the dtype. In one, LibTorch converts on the
+// host.
+void fill(const CausalLM& model, const Checkpoint& checkpoint, const LoadOptions& options) {
+  const std::uint64_t total = checkpoint.total_bytes();
+  std::uint64_t done = 0;
+  for (auto& [name, parameter] : parameters_of(model)) {
+    parameter.set_data(checkpoint.tensor(name).to(options.device).to(model.dtype()));
+    done += checkpoint.info(name).nbytes();
+    if (options.progress) options.progress(done, total);
+  }
+  if (options.progress && done < total) options.progress(total, total);  // tensors that are not used
+}
+
 }  // namespace
 
 LoadedModel load_model(const std::filesystem::path& directory, const LoadOptions& options) {
@@ -123,16 +138,11 @@ LoadedModel load_model(const std::filesystem::path& directory, const LoadOptions
   check_tensors(origin, checkpoint, parameters, config.tie_word_embeddings);
   if (config.tie_word_embeddings) check_tied_head(origin, checkpoint);
 
-  config.dtype = options.dtype.value_or(choose_dtype(checkpoint, parameters, config.dtype));
+  config.dtype = choose_dtype(options, stored_dtype(checkpoint, parameters, config.dtype));
   auto model = std::make_shared<CausalLM>(config, config.dtype, options.device);
-  const std::uint64_t total = checkpoint.total_bytes();
-  std::uint64_t done = 0;
-  for (auto& [name, parameter] : parameters_of(*model)) {
-    parameter.set_data(checkpoint.tensor(name).to(options.device, config.dtype));
-    done += checkpoint.info(name).nbytes();
-    if (options.progress) options.progress(done, total);
-  }
-  if (options.progress && done < total) options.progress(total, total);  // tensors that are not used
+  with_device_errors(
+      options.device, [&] { return modelopt::str(origin, " on ", options.device); },
+      [&] { fill(*model, checkpoint, options); });
   model->eval();
   return {std::move(model), std::move(config)};
 }

@@ -15,6 +15,7 @@
 #include <modelopt/eval/windows.h>
 #include <modelopt/models/causal_lm.h>
 #include <modelopt/sparsify/sparsify.h>
+#include <modelopt/util/device.h>
 #include <modelopt/util/log.h>
 
 namespace modelopt::eval {
@@ -23,10 +24,19 @@ namespace {
 using Window = std::span<const std::int64_t>;
 
 struct Forward {
-  at::Tensor hidden;  // [L - 1, hidden_size]: the positions that predict a token of the window
-  std::vector<models::ModuleStats> stats;
+  at::Tensor hidden;                // [L - 1, hidden_size]: the positions that predict a token of the window
+  std::vector<std::int64_t> stats;  // sums over attention modules, columns as in the operator; empty if not asked for
   double seconds = 0.0;
 };
+
+std::vector<std::int64_t> summed(const std::vector<models::ModuleStats>& modules) {
+  if (modules.empty()) return {};
+  std::vector<at::Tensor> sums;
+  for (const auto& module : modules) sums.push_back(module.stats.flatten(0, 1).sum(0));
+  const at::Tensor total = at::stack(sums).sum(0).to(at::kCPU);
+  const auto* values = total.const_data_ptr<std::int64_t>();
+  return {values, values + total.numel()};
+}
 
 Forward forward(models::CausalLM& model, Window window) {
   models::ModelInput input;
@@ -35,8 +45,9 @@ Forward forward(models::CausalLM& model, Window window) {
   input.logits = models::LogitRows::kNone;
   const auto start = std::chrono::steady_clock::now();
   models::ModelOutput output = model.forward(input);
+  synchronize(model.device());
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  return {output.hidden.narrow(0, 0, output.hidden.size(0) - 1), std::move(output.stats), elapsed.count()};
+  return {output.hidden.narrow(0, 0, output.hidden.size(0) - 1), summed(output.stats), elapsed.count()};
 }
 
 // What one configuration (or the dense model) has shown so far.
@@ -48,14 +59,15 @@ struct Tally {
 
   void add(const Forward& run) {
     seconds += run.seconds;
-    for (const auto& module : run.stats) {
-      const at::Tensor sums = module.stats.flatten(0, 1).sum(0);
-      const auto* values = sums.const_data_ptr<std::int64_t>();
-      blocks_visible += values[0];
-      blocks_skipped += values[1];
-      pairs_visible += values[2];
-      pairs_attended += values[3];
-    }
+    add(run.stats);
+  }
+
+  void add(const std::vector<std::int64_t>& stats) {
+    if (stats.empty()) return;
+    blocks_visible += stats[0];
+    blocks_skipped += stats[1];
+    pairs_visible += stats[2];
+    pairs_attended += stats[3];
   }
 
   void add(const LogitDivergence& divergence) {
@@ -101,22 +113,30 @@ EvalResult sparse_result(const EvalResult& dense, const Tally& sparse, const std
   return result;
 }
 
+// One configuration on one window. The CPU's kernels count what they attend as they go. On a GPU a kernel that counts
+// is another, slower one: it runs by itself, on the backend that has it, and the timed run does not count.
+Forward run_sparse(models::CausalLM& model, Window window, const config::SparseAttentionConfig& config,
+                   const std::string& kernel, Tally& tally) {
+  const bool counts_apart = model.device().is_cuda();
+  sparsify(model, config, {.kernel = kernel, .collect_stats = !counts_apart});
+  Forward run = forward(model, window);
+  tally.add(run);
+  if (counts_apart) {
+    sparsify(model, config, {.collect_stats = true});
+    tally.add(forward(model, window).stats);
+  }
+  return run;
+}
+
 // One window: dense, each configuration, then the comparison of their predictions.
 void run_window(models::CausalLM& model, Window window, const std::vector<NamedConfig>& configs,
                 const std::string& kernel, Tally& dense, std::vector<Tally>& sparse) {
-  SparsifyOptions slots;
-  slots.kernel = kernel;
-  sparsify(model, config::SparseAttentionConfig{}, slots);
+  sparsify(model, config::SparseAttentionConfig{}, {.kernel = kernel});
   const Forward dense_run = forward(model, window);
   dense.add(dense_run);
-  slots.collect_stats = true;
   std::vector<at::Tensor> hidden;
-  for (std::size_t i = 0; i < configs.size(); ++i) {
-    sparsify(model, configs[i].config, slots);
-    const Forward run = forward(model, window);
-    sparse[i].add(run);
-    hidden.push_back(run.hidden);
-  }
+  for (std::size_t i = 0; i < configs.size(); ++i)
+    hidden.push_back(run_sparse(model, window, configs[i].config, kernel, sparse[i]).hidden);
   const LogitComparison comparison = compare_logits(model, dense_run.hidden, hidden, window.subspan(1));
   dense.window_nll.push_back(mean(comparison.dense_nll));
   for (std::size_t i = 0; i < configs.size(); ++i) sparse[i].add(comparison.sparse[i]);
@@ -151,6 +171,21 @@ std::vector<std::vector<Window>> windows_by_length(const std::vector<std::vector
   return result;
 }
 
+// What only a first run does should be in no timing: reading weights that are mapped from a file; on a GPU loading
+// kernels and taking memory from the driver, which depend on the length.
+void warm_up(models::CausalLM& model, const std::vector<std::vector<Window>>& windows,
+             const std::vector<NamedConfig>& configs, const std::string& kernel) {
+  if (model.device().is_cpu()) {
+    forward(model, windows.front().front().first(2));
+    return;
+  }
+  for (const auto& of_length : windows) {
+    Tally dense;
+    std::vector<Tally> sparse(configs.size());
+    run_window(model, of_length.front(), configs, kernel, dense, sparse);
+  }
+}
+
 }  // namespace
 
 std::vector<EvalResult> evaluate(models::CausalLM& model, const std::vector<std::vector<std::int64_t>>& rows,
@@ -162,8 +197,7 @@ std::vector<EvalResult> evaluate(models::CausalLM& model, const std::vector<std:
     total += static_cast<std::int64_t>(all_windows[i].size()) * options.seq_lens[i];
 
   const Desparsify dense_again(model);
-  // Weights that are mapped from a file are read on their first use, which no timing should include.
-  forward(model, all_windows.front().front().first(2));
+  warm_up(model, all_windows, configs, options.kernel);
 
   std::vector<EvalResult> results;
   std::int64_t done = 0;

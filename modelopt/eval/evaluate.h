@@ -25,7 +25,9 @@ struct NamedConfig {
 struct EvalOptions {
   std::vector<std::int64_t> seq_lens = {2048};  ///< window lengths, each >= 2
   std::int64_t windows = 0;                     ///< at most so many per length; 0: all
-  std::string kernel = "auto";                  ///< backend of the attention operator
+  /// Backend of the attention operator. On a GPU attended pairs are counted in a run of their own, on the backend that
+  /// counts.
+  std::string kernel = "auto";
   /// Called after each window with the tokens done so far and in total, over all lengths.
   std::function<void(std::int64_t done, std::int64_t total)> progress;
 };

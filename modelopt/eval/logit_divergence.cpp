@@ -1,15 +1,20 @@
 #include <modelopt/eval/logit_divergence.h>
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/exp.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/max.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
+#include <tuple>
 
 #include <modelopt/error.h>
 #include <modelopt/models/causal_lm.h>
+#include <modelopt/models/to_device.h>
+#include <modelopt/util/device.h>
 
 namespace modelopt::eval {
 namespace {
@@ -18,13 +23,91 @@ namespace {
 // 49152.
 constexpr std::int64_t kRows = 256;
 
-// ln softmax of one row of logits, fp64 [vocab].
-at::Tensor log_probabilities(const at::Tensor& logits) { return at::log_softmax(logits, -1, at::kDouble); }
+// Some rows of predictions of one model.
+struct Predictions {
+  at::Tensor log_probs;  // ln softmax of the logits, fp64 [rows, vocab]
+  at::Tensor nll;        // fp64 [rows]; undefined without targets
+  at::Tensor highest;    // fp64 [rows]: the largest log_probs
+  at::Tensor best;       // int64 [rows]: where it is, the lowest index among equals
+};
 
-// Lowest index of the largest value; at::argmax leaves open which of equal ones it returns.
-std::int64_t most_likely(const at::Tensor& log_probs) {
-  const double* begin = log_probs.const_data_ptr<double>();
-  return std::max_element(begin, begin + log_probs.numel()) - begin;
+Predictions predictions(const at::Tensor& logits, const at::Tensor& targets) {
+  Predictions result;
+  result.log_probs = at::log_softmax(logits, -1, at::kDouble);
+  if (targets.defined()) result.nll = -result.log_probs.gather(1, targets.unsqueeze(1)).squeeze(1);
+  std::tie(result.highest, result.best) = at::max(result.log_probs, 1);
+  return result;
+}
+
+// Figures of some rows, brought to the host; nothing where they are undefined.
+template <typename T>
+void store(const at::Tensor& figures, std::vector<T>& out, std::int64_t first) {
+  if (!figures.defined()) return;
+  const at::Tensor host = figures.to(at::kCPU, c10::CppTypeToScalarType<T>::value).contiguous();
+  std::copy_n(host.const_data_ptr<T>(), host.numel(), out.begin() + first);
+}
+
+// Logits of consecutive positions, and what follows them.
+struct Piece {
+  std::int64_t first;  // position of the first row
+  at::Tensor dense_logits;
+  std::vector<at::Tensor> sparse_logits;
+  at::Tensor targets;  // int64, undefined without targets
+
+  Piece rows(std::int64_t begin, std::int64_t count) const {
+    const auto part = [&](const at::Tensor& all) { return all.defined() ? all.narrow(0, begin, count) : all; };
+    Piece piece{.first = first + begin, .dense_logits = part(dense_logits), .targets = part(targets)};
+    for (const at::Tensor& logits : sparse_logits) piece.sparse_logits.push_back(part(logits));
+    return piece;
+  }
+};
+
+// Fills the piece's positions of the result; false if a logit is not finite.
+bool compare_rows(const Piece& piece, LogitComparison& result) {
+  const Predictions dense = predictions(piece.dense_logits, piece.targets);
+  const at::Tensor probabilities = at::exp(dense.log_probs);
+  at::Tensor finite = dense.highest.isfinite().all();
+  store(dense.nll, result.dense_nll, piece.first);
+  for (std::size_t i = 0; i < piece.sparse_logits.size(); ++i) {
+    const Predictions sparse = predictions(piece.sparse_logits[i], piece.targets);
+    const at::Tensor kld = (probabilities * (dense.log_probs - sparse.log_probs)).sum(1);
+    finite &= kld.isfinite().all();
+    LogitDivergence& out = result.sparse[i];
+    store(sparse.nll, out.nll, piece.first);
+    store(kld, out.kld, piece.first);
+    store(sparse.best == dense.best, out.top1, piece.first);
+  }
+  return finite.item<bool>();
+}
+
+std::vector<at::Tensor> logits_of(const models::CausalLM& model, const std::vector<at::Tensor>& hidden,
+                                  std::int64_t first, std::int64_t count) {
+  std::vector<at::Tensor> logits;
+  for (const at::Tensor& rows : hidden) logits.push_back(model.logits(rows.narrow(0, first, count)));
+  return logits;
+}
+
+// Fills the result piece by piece; false if a logit is not finite.
+bool compare_pieces(const models::CausalLM& model, const at::Tensor& dense_hidden,
+                    const std::vector<at::Tensor>& sparse_hidden, const std::vector<std::int64_t>& targets,
+                    LogitComparison& result) {
+  const at::Tensor ids = targets.empty() ? at::Tensor() : models::to_device(targets, model.device());
+  const std::int64_t rows = dense_hidden.size(0);
+  std::atomic<bool> finite = true;
+  for (std::int64_t first = 0; first < rows; first += kRows) {
+    const std::int64_t count = std::min(kRows, rows - first);
+    const Piece piece{.first = first,
+                      .dense_logits = model.logits(dense_hidden.narrow(0, first, count)),
+                      .sparse_logits = logits_of(model, sparse_hidden, first, count),
+                      .targets = ids.defined() ? ids.narrow(0, first, count) : ids};
+    // On the CPU one row at a time and thread: its fp64 copies stay in the cache.
+    const std::int64_t step = model.device().is_cpu() ? 1 : count;
+    at::parallel_for(0, count, step, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; row += step)
+        if (!compare_rows(piece.rows(row, step), result)) finite = false;
+    });
+  }
+  return finite;
 }
 
 void check_hidden(const models::CausalLM& model, const at::Tensor& hidden, std::int64_t rows) {
@@ -58,32 +141,10 @@ LogitComparison compare_logits(const models::CausalLM& model, const at::Tensor& 
     sparse.top1.resize(n);
   }
 
-  std::atomic<bool> finite = true;
-  for (std::int64_t first = 0; first < rows; first += kRows) {
-    const std::int64_t count = std::min(kRows, rows - first);
-    const at::Tensor dense_logits = model.logits(dense_hidden.narrow(0, first, count));
-    std::vector<at::Tensor> sparse_logits;
-    for (const auto& hidden : sparse_hidden) sparse_logits.push_back(model.logits(hidden.narrow(0, first, count)));
-    // One row at a time and thread: its fp64 copies stay in the cache.
-    at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) {
-        const auto row = static_cast<std::size_t>(first + r);
-        const at::Tensor dense = log_probabilities(dense_logits[r]);
-        const at::Tensor probabilities = at::exp(dense);
-        const std::int64_t best = most_likely(dense);
-        if (!targets.empty()) result.dense_nll[row] = -dense.const_data_ptr<double>()[targets[row]];
-        for (std::size_t i = 0; i < sparse_logits.size(); ++i) {
-          const at::Tensor sparse = log_probabilities(sparse_logits[i][r]);
-          LogitDivergence& out = result.sparse[i];
-          if (!targets.empty()) out.nll[row] = -sparse.const_data_ptr<double>()[targets[row]];
-          out.kld[row] = (probabilities * (dense - sparse)).sum().item<double>();
-          out.top1[row] = most_likely(sparse) == best;
-          if (!std::isfinite(out.kld[row])) finite = false;
-        }
-        if (!std::isfinite(dense.const_data_ptr<double>()[0])) finite = false;
-      }
-    });
-  }
+  const auto describe = [&] { return modelopt::str("the comparison of ", rows, " predictions on ", model.device()); };
+  const bool finite = with_device_errors(model.device(), describe, [&] {
+    return compare_pieces(model, dense_hidden, sparse_hidden, {targets.begin(), targets.end()}, result);
+  });
   MODELOPT_CHECK(finite, Error, "the model's logits are not finite, expected numbers");
   return result;
 }

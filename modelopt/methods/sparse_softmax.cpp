@@ -69,8 +69,11 @@ BoundMethod SparseSoftmax::bind(const config::MethodConfig& parameters,
   BoundMethod bound{.active = std::make_shared<ActiveSparseSoftmax>(*own), .operator_traits = std::nullopt};
   const bool sparse = own->sparsity_n > 0;
   if (own->backend == MethodBackend::kFused || !sparse) {
-    bound.operator_traits = kernels::AttentionTraits{
-        .device = module.device.type(), .dtype = module.dtype, .head_dim = module.head_dim, .sparse_nm = sparse};
+    bound.operator_traits = kernels::AttentionTraits{.device = module.device.type(),
+                                                     .dtype = module.dtype,
+                                                     .head_dim = module.head_dim,
+                                                     .sparse_nm = sparse,
+                                                     .device_index = module.device.index()};
   }
   return bound;
 }

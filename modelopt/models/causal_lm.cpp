@@ -1,9 +1,6 @@
 #include <modelopt/models/causal_lm.h>
 
-#include <ATen/ops/arange.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/tensor.h>
 
 #include <torch/nn/modules/container/modulelist.h>
 
@@ -12,6 +9,8 @@
 #include <utility>
 
 #include <modelopt/error.h>
+#include <modelopt/models/to_device.h>
+#include <modelopt/util/device.h>
 #include <modelopt/util/log.h>
 
 namespace modelopt::models {
@@ -79,11 +78,12 @@ void check_ids(const at::Tensor& ids, std::int64_t total, std::int64_t vocab_siz
 }
 
 at::Tensor positions(const Batch& batch, at::Device device) {
-  std::vector<at::Tensor> parts;
+  std::vector<std::int64_t> values;
+  values.reserve(static_cast<std::size_t>(batch.total));
   for (std::size_t b = 0; b < batch.lengths.size(); ++b) {
-    parts.push_back(at::arange(batch.earlier[b], batch.earlier[b] + batch.lengths[b], at::kLong));
+    for (std::int64_t i = 0; i < batch.lengths[b]; ++i) values.push_back(batch.earlier[b] + i);
   }
-  return at::cat(parts).to(device);
+  return to_device(values, device);
 }
 
 attention::SequenceLayout layout(const Batch& batch, const CacheAppend* append, at::Device device) {
@@ -95,8 +95,8 @@ attention::SequenceLayout layout(const Batch& batch, const CacheAppend* append, 
     start += length;
   }
   attention::SequenceLayout result;
-  result.b_start_loc = at::tensor(starts, at::kInt).to(device);
-  result.b_seq_len = at::tensor(lengths, at::kInt).to(device);
+  result.b_start_loc = to_device(starts, device);
+  result.b_seq_len = to_device(lengths, device);
   result.max_input_len = batch.longest;
   if (append != nullptr) {
     result.b_start_loc_k = append->b_start_loc_k;
@@ -111,7 +111,7 @@ at::Tensor last_rows(const Batch& batch, at::Device device) {
   std::vector<std::int64_t> rows(batch.lengths.size());
   std::partial_sum(batch.lengths.begin(), batch.lengths.end(), rows.begin());
   for (std::int64_t& row : rows) --row;
-  return at::tensor(rows, at::kLong).to(device);
+  return to_device(rows, device);
 }
 
 }  // namespace
@@ -128,7 +128,8 @@ DecoderModel::DecoderModel(const ModelConfig& config, at::ScalarType dtype, at::
   register_module("layers", layers);
   norm_ = register_module("norm", std::make_shared<RMSNorm>(config.hidden_size, config.rms_norm_eps, dtype, device));
   rotary_emb_ = register_module(
-      "rotary_emb", std::make_shared<RotaryEmbedding>(config.rope, config.head_dim, config.max_position_embeddings));
+      "rotary_emb",
+      std::make_shared<RotaryEmbedding>(config.rope, config.head_dim, config.max_position_embeddings, device));
 }
 
 ModelOutput DecoderModel::forward(const at::Tensor& ids, const ForwardContext& context, bool keep_all) const {
@@ -148,6 +149,7 @@ ModelOutput DecoderModel::forward(const at::Tensor& ids, const ForwardContext& c
 
 CausalLM::CausalLM(ModelConfig config, at::ScalarType dtype, at::Device device)
     : torch::nn::Module(str(class_prefix(config.type), "ForCausalLM")), config_(checked(std::move(config))) {
+  require_device(device);
   model_ = register_module("model", std::make_shared<DecoderModel>(config_, dtype, device));
   if (!config_.tie_word_embeddings) {
     lm_head_ = register_module(
@@ -156,6 +158,13 @@ CausalLM::CausalLM(ModelConfig config, at::ScalarType dtype, at::Device device)
 }
 
 ModelOutput CausalLM::forward(const ModelInput& input) {
+  const auto describe = [&] {
+    return modelopt::str("the forward of ", input.input_ids.numel(), " tokens on ", device());
+  };
+  return with_device_errors(device(), describe, [&] { return run(input); });
+}
+
+ModelOutput CausalLM::run(const ModelInput& input) {
   std::vector<std::int64_t> slots = input.slots;
   if (slots.empty()) {
     slots.resize(input.lengths.size());
@@ -174,7 +183,8 @@ ModelOutput CausalLM::forward(const ModelInput& input) {
   context.rotary =
       model_->rotary_emb().forward(positions(batch, device()), batch.lengths, batch.prompt_lengths, dtype());
 
-  ModelOutput output = model_->forward(input.input_ids.to(device()), context, input.output_hidden_states);
+  ModelOutput output =
+      model_->forward(input.input_ids.to(device(), /*non_blocking=*/true), context, input.output_hidden_states);
   if (input.logits == LogitRows::kAll) output.logits = logits(output.hidden);
   if (input.logits == LogitRows::kLast)
     output.logits = logits(output.hidden.index_select(0, last_rows(batch, device())));
@@ -183,11 +193,18 @@ ModelOutput CausalLM::forward(const ModelInput& input) {
 }
 
 at::Tensor CausalLM::logits(const at::Tensor& hidden) const {
-  return lm_head_ ? lm_head_->forward(hidden) : at::linear(hidden, model_->embedding_weight());
+  const auto describe = [&] { return modelopt::str("the logits of ", hidden.size(0), " rows on ", device()); };
+  return with_device_errors(device(), describe, [&] {
+    return lm_head_ ? lm_head_->forward(hidden) : at::linear(hidden, model_->embedding_weight());
+  });
 }
 
 KVCache CausalLM::make_cache(std::int64_t num_slots, std::int64_t capacity) const {
-  return {config_, num_slots, capacity, dtype(), device()};
+  const auto describe = [&] {
+    return modelopt::str("a KV cache of ", num_slots, " x ", capacity, " tokens on ", device());
+  };
+  return with_device_errors(device(), describe,
+                            [&] { return KVCache(config_, num_slots, capacity, dtype(), device()); });
 }
 
 void CausalLM::warn_beyond_context(std::int64_t longest) {

@@ -82,12 +82,14 @@ class DecoderModel : public torch::nn::Module {
 class CausalLM : public torch::nn::Module {
  public:
   /// Throws InvalidArgument for a config that describes no model: sizes below 1, heads that do not divide, a
-  /// sliding_window list of the wrong length.
+  /// sliding_window list of the wrong length. Throws Unsupported for a device that is not there.
   explicit CausalLM(ModelConfig config, at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
 
   /// Throws InvalidArgument for ids out of the vocabulary, lengths that do not add up, and a cache that is too small;
   /// the cache is then unchanged. Positions beyond max_position_embeddings are computed as transformers does, with one
-  /// warning in the log per model (none with RoPE `dynamic`). Does not disable gradients by itself.
+  /// warning in the log per model (none with RoPE `dynamic`). Does not disable gradients by itself. On a GPU it returns
+  /// while the work is still going on (modelopt/util/device.h waits for it); with ids on the CPU it never waits itself.
+  /// What fails on the GPU is an Error that says what was asked, Unsupported where memory does not suffice.
   [[nodiscard]] ModelOutput forward(const ModelInput& input);
 
   /// Rows [n, hidden_size] of ModelOutput::hidden -> logits [n, vocab], in the model's dtype.
@@ -100,6 +102,7 @@ class CausalLM : public torch::nn::Module {
   [[nodiscard]] KVCache make_cache(std::int64_t num_slots, std::int64_t capacity) const;
 
  private:
+  [[nodiscard]] ModelOutput run(const ModelInput& input);
   void warn_beyond_context(std::int64_t longest);
 
   ModelConfig config_;

@@ -2,7 +2,6 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <numeric>
 
 #include <modelopt/error.h>
+#include <modelopt/models/to_device.h>
 
 namespace modelopt::models {
 namespace {
@@ -41,7 +41,7 @@ void accumulate(std::vector<ModuleStats>& totals, const std::vector<ModuleStats>
       shape[0] = static_cast<std::int64_t>(batch);
       total = totals.insert(totals.end(), {entry.module, at::zeros(shape, entry.stats.options())});
     }
-    total->stats.index_add_(0, at::tensor(rows, at::kLong).to(entry.stats.device()), entry.stats);
+    total->stats.index_add_(0, to_device(rows, entry.stats.device()), entry.stats);
   }
 }
 
@@ -85,14 +85,15 @@ class Generation {
     std::iota(waiting.begin(), waiting.end(), 0);
     while (!waiting.empty()) {
       std::vector<std::int64_t> ids, lengths, unfinished;
-      std::vector<std::size_t> complete;  // rows of this forward that end a prompt
+      std::vector<std::int64_t> complete, complete_rows;  // sequences whose prompt ends here, and their rows
       for (const std::int64_t sequence : waiting) {
         const auto& prompt = prompts_[static_cast<std::size_t>(sequence)];
         const std::int64_t done = cache_.length(sequence), left = std::ssize(prompt) - done;
         const std::int64_t take = config_.chunk_size == 0 ? left : std::min(left, config_.chunk_size);
         ids.insert(ids.end(), prompt.begin() + done, prompt.begin() + done + take);
         if (take == left) {
-          complete.push_back(lengths.size());
+          complete.push_back(sequence);
+          complete_rows.push_back(std::ssize(lengths));
         } else {
           unfinished.push_back(sequence);
         }
@@ -100,7 +101,7 @@ class Generation {
         result_.prefill_tokens += take;
       }
       const at::Tensor logits = forward(Phase::kPrefill, ids, lengths, waiting);
-      for (const std::size_t row : complete) choose(waiting[row], logits.select(0, static_cast<std::int64_t>(row)));
+      if (!complete.empty()) choose(complete, logits.index_select(0, to_device(complete_rows, logits.device())));
       waiting = std::move(unfinished);
     }
     std::sort(active_.begin(), active_.end());
@@ -113,10 +114,7 @@ class Generation {
       ids.push_back(result_.sequences[static_cast<std::size_t>(sequence)].ids.back());
     }
     const std::vector<std::int64_t> lengths(sequences.size(), 1);
-    const at::Tensor logits = forward(Phase::kDecode, ids, lengths, sequences);
-    for (std::size_t row = 0; row < sequences.size(); ++row) {
-      choose(sequences[row], logits.select(0, static_cast<std::int64_t>(row)));
-    }
+    choose(sequences, forward(Phase::kDecode, ids, lengths, sequences));
     result_.decode_tokens += std::ssize(sequences);
   }
 
@@ -124,7 +122,7 @@ class Generation {
   at::Tensor forward(Phase phase, const std::vector<std::int64_t>& ids, const std::vector<std::int64_t>& lengths,
                      const std::vector<std::int64_t>& sequences) {
     ModelInput input;
-    input.input_ids = at::tensor(ids, at::kLong);
+    input.input_ids = to_device(ids, at::kCPU);
     input.lengths = lengths;
     input.phase = phase;
     input.logits = LogitRows::kLast;
@@ -139,10 +137,21 @@ class Generation {
     return output.logits;
   }
 
-  void choose(std::int64_t sequence, const at::Tensor& logits) {
+  // Next tokens of these sequences from their rows of logits.
+  void choose(const std::vector<std::int64_t>& sequences, const at::Tensor& logits) {
+    const std::vector<std::int64_t> tokens = choose_tokens(sequences, logits);
+    for (std::size_t row = 0; row < sequences.size(); ++row) append(sequences[row], tokens[row]);
+  }
+
+  std::vector<std::int64_t> choose_tokens(const std::vector<std::int64_t>& sequences, const at::Tensor& logits) const {
+    if (!config_.sampling.do_sample) return greedy_tokens(logits);
+    std::vector<at::Generator> generators;
+    for (const std::int64_t sequence : sequences) generators.push_back(generators_[static_cast<std::size_t>(sequence)]);
+    return sample_tokens(logits, config_.sampling, generators);
+  }
+
+  void append(std::int64_t sequence, std::int64_t token) {
     const auto index = static_cast<std::size_t>(sequence);
-    const std::int64_t token =
-        config_.sampling.do_sample ? sample_token(logits, config_.sampling, generators_[index]) : greedy_token(logits);
     GeneratedSequence& generated = result_.sequences[index];
     generated.ids.push_back(token);
     if (on_token_) on_token_(index, token);

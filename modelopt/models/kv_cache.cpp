@@ -3,13 +3,13 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <limits>
 #include <set>
 
 #include <modelopt/error.h>
+#include <modelopt/models/to_device.h>
 
 namespace modelopt::models {
 
@@ -60,9 +60,9 @@ CacheAppend KVCache::plan_append(const std::vector<std::int64_t>& slots,
     append.max_input_len_k = std::max(append.max_input_len_k, after);
   }
   const at::Device device = keys_.front().device();
-  append.rows = at::tensor(rows, at::kLong).to(device);
-  append.b_start_loc_k = at::tensor(starts, at::kInt).to(device);
-  append.b_seq_len_k = at::tensor(ends, at::kInt).to(device);
+  append.rows = to_device(rows, device);
+  append.b_start_loc_k = to_device(starts, device);
+  append.b_seq_len_k = to_device(ends, device);
   return append;
 }
 

@@ -97,13 +97,14 @@ at::Tensor apply_rotary(const at::Tensor& x, const RotaryTable& table) {
   return (x * table.cos).add_(rotate_half(x).mul_(table.sin));
 }
 
-RotaryEmbedding::RotaryEmbedding(RopeConfig rope, std::int64_t head_dim, std::int64_t max_position_embeddings)
+RotaryEmbedding::RotaryEmbedding(RopeConfig rope, std::int64_t head_dim, std::int64_t max_position_embeddings,
+                                 at::Device device)
     : torch::nn::Module("RotaryEmbedding"),
       rope_(rope),
       head_dim_(head_dim),
       max_position_embeddings_(max_position_embeddings) {
   check_scaling(rope_, head_dim_);
-  inverse_frequencies_ = inverse_frequencies(max_position_embeddings_);
+  inverse_frequencies_ = inverse_frequencies(max_position_embeddings_).to(device);
 }
 
 double RotaryEmbedding::attention_factor() const {
@@ -143,7 +144,7 @@ at::Tensor RotaryEmbedding::angles(const at::Tensor& positions, const std::vecto
   const at::Tensor rows = positions.to(at::kFloat).unsqueeze(1);
   const bool within_context = std::all_of(prompt_lengths.begin(), prompt_lengths.end(),
                                           [this](std::int64_t length) { return length <= max_position_embeddings_; });
-  if (rope_.type != RopeType::kDynamic || within_context) return rows * inverse_frequencies_.to(rows.device());
+  if (rope_.type != RopeType::kDynamic || within_context) return rows * inverse_frequencies_;
   std::vector<at::Tensor> parts;
   std::int64_t start = 0;
   for (std::size_t b = 0; b < lengths.size(); ++b) {

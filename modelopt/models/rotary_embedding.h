@@ -28,9 +28,11 @@ struct RotaryTable {
 class RotaryEmbedding : public torch::nn::Module {
  public:
   /// Throws InvalidArgument for an odd head_dim and for scaling parameters out of their domain.
-  RotaryEmbedding(RopeConfig rope, std::int64_t head_dim, std::int64_t max_position_embeddings);
+  RotaryEmbedding(RopeConfig rope, std::int64_t head_dim, std::int64_t max_position_embeddings,
+                  at::Device device = at::kCPU);
 
-  /// positions: int64 [total], packed sequences of `lengths` rows; prompt_lengths: [B], used by `dynamic` only.
+  /// positions: int64 [total] on this device, packed sequences of `lengths` rows; prompt_lengths: [B], used by
+  /// `dynamic` only.
   [[nodiscard]] RotaryTable forward(const at::Tensor& positions, const std::vector<std::int64_t>& lengths,
                                     const std::vector<std::int64_t>& prompt_lengths, at::ScalarType dtype) const;
 
@@ -47,7 +49,8 @@ class RotaryEmbedding : public torch::nn::Module {
   RopeConfig rope_;
   std::int64_t head_dim_;
   std::int64_t max_position_embeddings_;
-  at::Tensor inverse_frequencies_;  ///< of a sequence within max_position_embeddings; not part of the state dict
+  /// Of a sequence within max_position_embeddings, on the device; not part of the state dict.
+  at::Tensor inverse_frequencies_;
 };
 
 }  // namespace modelopt::models

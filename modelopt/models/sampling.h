@@ -1,10 +1,11 @@
-// Choosing the next token from one row of logits.
+// Choosing the next tokens from logits, one row per sequence.
 #pragma once
 
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace modelopt::models {
 
@@ -20,12 +21,16 @@ struct SamplingConfig {
 /// Throws InvalidArgument that names the field, its value and what was expected.
 void validate(const SamplingConfig& config);
 
-/// The most likely token of logits [vocab]; equal logits: the lowest id. Throws Error where no logit is a number.
-[[nodiscard]] std::int64_t greedy_token(const at::Tensor& logits);
+// Both functions compute where the logits are; one small copy brings the tokens of all rows to the host.
 
-/// Draws a token from logits [vocab] with one uniform number of the generator; probabilities are computed in fp64, so
-/// the token depends on the logits and the generator's state alone. Throws Error for a NaN and where none is finite.
-[[nodiscard]] std::int64_t sample_token(const at::Tensor& logits, const SamplingConfig& config,
-                                        at::Generator& generator);
+/// The most likely token of each row of logits [rows, vocab]; equal logits: the lowest id. Throws Error where no logit
+/// of a row is a number.
+[[nodiscard]] std::vector<std::int64_t> greedy_tokens(const at::Tensor& logits);
+
+/// Draws a token from each row of logits [rows, vocab] with one uniform number of the row's generator; probabilities
+/// are computed in fp64, so that a token depends on its row and its generator's state alone. Throws Error for a NaN and
+/// where no logit of a row is finite.
+[[nodiscard]] std::vector<std::int64_t> sample_tokens(const at::Tensor& logits, const SamplingConfig& config,
+                                                      const std::vector<at::Generator>& generators);
 
 }  // namespace modelopt::models

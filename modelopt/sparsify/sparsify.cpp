@@ -89,8 +89,10 @@ class Resolver {
                           {.method = nullptr, .kernel = options_.kernel, .collect_stats = options_.collect_stats}};
     with_name(module.name, [&] {
       // dense modules need it always, sparse ones in decode
-      report.backend =
-          operator_backend({.device = traits.device.type(), .dtype = traits.dtype, .head_dim = traits.head_dim});
+      report.backend = operator_backend({.device = traits.device.type(),
+                                         .dtype = traits.dtype,
+                                         .head_dim = traits.head_dim,
+                                         .device_index = traits.device.index()});
       if (rule.enable) resolved.content.method = activate(rule, traits, report);
     });
     modules_.push_back(std::move(report));

@@ -63,10 +63,10 @@ TEST_CASE("values of common options are checked on every command") {
   CHECK(error_line(2, {"presets", "-v", "-q"}).find("--quiet") != std::string::npos);
 }
 
-TEST_CASE("CUDA is refused before anything is loaded") {
-  for (const char* device : {"cuda", "cuda:1"})
-    CHECK(error_line(4, {"inspect", "--model", "nowhere", "--device", device}) ==
-          std::string("--device ") + device + ": this version has no CUDA backends, expected cpu");
+TEST_CASE("a device that is not there is refused before anything is loaded") {
+  for (const std::string device : {"cuda:100", "cuda:999"})  // on machines with GPUs too
+    CHECK(
+        error_line(4, {"inspect", "--model", "nowhere", "--device", device}).starts_with("--device " + device + ": "));
   CHECK(error_line(4, {"inspect", "--model", tiny_model(), "--kernel", "sm90"}).find("sm90") != std::string::npos);
 }
 

@@ -39,7 +39,7 @@ Ids greedy_without_cache(CausalLM& model, Ids ids, std::int64_t count) {
   while (std::ssize(generated) < count) {
     ModelInput input = packed({ids});
     input.logits = LogitRows::kLast;
-    generated.push_back(greedy_token(model.forward(input).logits[0]));
+    generated.push_back(greedy_tokens(model.forward(input).logits).front());
     ids.push_back(generated.back());
   }
   return generated;

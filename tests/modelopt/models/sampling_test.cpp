@@ -5,6 +5,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <catch2/matchers/catch_matchers.hpp>
 
 #include <cmath>
@@ -22,6 +23,12 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 at::Tensor logits_of(const std::vector<double>& values) { return at::tensor(values, at::kDouble); }
 
+std::int64_t greedy_token(const at::Tensor& logits) { return greedy_tokens(logits.unsqueeze(0)).front(); }
+
+std::int64_t sample_token(const at::Tensor& logits, const SamplingConfig& config, const at::Generator& generator) {
+  return sample_tokens(logits.unsqueeze(0), config, {generator}).front();
+}
+
 SamplingConfig sampling(double temperature = 1.0, std::int64_t top_k = 0, double top_p = 1.0) {
   return {.do_sample = true, .temperature = temperature, .top_k = top_k, .top_p = top_p};
 }
@@ -31,7 +38,10 @@ constexpr int kDraws = 20000;
 std::vector<int> counts(const at::Tensor& logits, const SamplingConfig& config, std::uint64_t seed = 5) {
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
   std::vector<int> result(static_cast<std::size_t>(logits.size(0)));
-  for (int i = 0; i < kDraws; ++i) ++result[static_cast<std::size_t>(sample_token(logits, config, generator))];
+  // every row draws from the one generator, in order
+  const std::vector<at::Generator> generators(kDraws, generator);
+  for (const std::int64_t token : sample_tokens(logits.expand({kDraws, -1}), config, generators))
+    ++result[static_cast<std::size_t>(token)];
   return result;
 }
 
@@ -49,6 +59,21 @@ TEST_CASE("Greedy takes the largest logit, the lowest id among equals") {
   CHECK_THROWS_WITH(greedy_token(logits_of({1, nan})), "the largest logit is nan, expected a finite number");
   CHECK_THROWS_WITH(greedy_token(logits_of({-kInfinity, -kInfinity})),
                     "the largest logit is -inf, expected a finite number");
+}
+
+TEST_CASE("Rows are independent: each gets the token that it would get alone") {
+  const at::Tensor logits = at::randn({7, 61}, at::make_generator<at::CPUGeneratorImpl>(2), at::kFloat);
+  const SamplingConfig config = GENERATE(sampling(), sampling(0.7, 20), sampling(1.3, 0, 0.8), sampling(1.0, 9, 0.5));
+  std::vector<at::Generator> generators;
+  std::vector<std::int64_t> alone, greedy;
+  for (std::int64_t row = 0; row < logits.size(0); ++row) {
+    const auto seed = static_cast<std::uint64_t>(row);
+    generators.push_back(at::make_generator<at::CPUGeneratorImpl>(seed));
+    alone.push_back(sample_token(logits[row], config, at::make_generator<at::CPUGeneratorImpl>(seed)));
+    greedy.push_back(greedy_token(logits[row]));
+  }
+  CHECK(sample_tokens(logits, config, generators) == alone);
+  CHECK(greedy_tokens(logits) == greedy);
 }
 
 TEST_CASE("Tokens are drawn with the probabilities of softmax(logits / temperature)") {
@@ -115,7 +140,7 @@ TEST_CASE("Parameters and logits out of their domain are refused") {
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
   const double nan = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS_WITH(sample_token(logits_of({1, nan}), sampling(), generator),
-                    "the logit of token 1 is NaN, expected a number");
+                    "the largest logit is nan, expected a finite number");
   CHECK_THROWS_WITH(sample_token(logits_of({1, kInfinity}), sampling(), generator),
                     "the largest logit is inf, expected a finite number");
 }
