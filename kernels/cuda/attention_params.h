@@ -60,6 +60,8 @@ struct AttentionParams {
   int num_sink_tokens = 0;  ///< counts are at most 2^30, so that sums with positions stay in int
   int dense_window_size = 0;
   int sliding_window = 0;  ///< 0 = no limit
+  int skip_br = 128;       ///< query rows and
+  int skip_bc = 128;       ///< keys (a multiple of 8) of the blocks that stats counts
 };
 
 #if defined(__CUDACC__)

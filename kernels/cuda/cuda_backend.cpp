@@ -107,6 +107,8 @@ AttentionParams params_of(const AttentionProblem& problem) {
   p.num_sink_tokens = bounded_count(problem.num_sink_tokens);
   p.dense_window_size = bounded_count(problem.dense_window_size);
   p.sliding_window = bounded_count(problem.sliding_window);
+  p.skip_br = bounded_count(problem.skip_br);
+  p.skip_bc = bounded_count(problem.skip_bc);
   return p;
 }
 

@@ -1,9 +1,84 @@
-#include "kernels/cuda/launch.h"
+// The sm80 backend's launch: which kernel runs a problem, from facts that the host knows.
+#include <cuda_runtime_api.h>
 
-#include <modelopt/error.h>
+#include <cstdint>
+#include <limits>
+
+#include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/sm80/launch_forward.h"
 
 namespace modelopt::kernels::cuda {
+namespace {
 
-void run_sm80(const AttentionParams&, const Workspace&, cudaStream_t) { throw Unsupported("sm80"); }
+using sm80::ForwardParams;
+
+using Launch = void (*)(const ForwardParams&, cudaStream_t);
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// Whether the rows of all heads can be copied in pieces of 16 bytes.
+bool copies_16_bytes(const void* data, const Strides& strides) {
+  const auto whole = [](std::int64_t elements) { return elements * 2 % 16 == 0; };
+  return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && whole(strides.row) && whole(strides.head);
+}
+
+template <typename Element, int kHeadDim>
+Launch kernel_for(bool sparse, bool general) {
+  if (sparse) {
+    return general ? &sm80::launch_forward<Element, kHeadDim, true, true>
+                   : &sm80::launch_forward<Element, kHeadDim, true, false>;
+  }
+  return general ? &sm80::launch_forward<Element, kHeadDim, false, true>
+                 : &sm80::launch_forward<Element, kHeadDim, false, false>;
+}
+
+template <typename Element>
+Launch kernel_for(int padded_head_dim, bool sparse, bool general) {
+  if (padded_head_dim == 64) return kernel_for<Element, 64>(sparse, general);
+  if (padded_head_dim == 128) return kernel_for<Element, 128>(sparse, general);
+  return kernel_for<Element, 256>(sparse, general);
+}
+
+/// Memory in which the kernels mark the blocks that hold a visible pair.
+void prepare_statistics(ForwardParams& params, const Workspace& workspace, cudaStream_t stream) {
+  const AttentionParams& p = params.attention;
+  // A sequence's rows may begin and end inside a block.
+  params.query_blocks = static_cast<int>(ceil_div(p.max_q_len, p.skip_br)) + 1;
+  params.key_blocks = static_cast<int>(ceil_div(p.max_k_len, p.skip_bc));
+  const auto bytes = static_cast<std::size_t>(p.batch) * static_cast<std::size_t>(p.heads) *
+                     static_cast<std::size_t>(params.query_blocks) * static_cast<std::size_t>(params.key_blocks);
+  params.block_visible = static_cast<std::uint8_t*>(workspace(bytes));
+  MODELOPT_CUDA_CHECK(cudaMemsetAsync(params.block_visible, 0, bytes, stream), "zeroing ", bytes, " block marks");
+}
+
+}  // namespace
+
+void run_sm80(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
+  const int padded_head_dim = p.head_dim <= 64 ? 64 : p.head_dim <= 128 ? 128 : 256;
+  ForwardParams params{.attention = p};
+  const bool fp32 = p.dtype == ElementType::kFloat32;
+  const int rows = fp32 ? sm80::kFp32QueryRows : sm80::query_tile_rows(padded_head_dim);
+  // Tiles are aligned to absolute positions: the rows of a sequence may begin and end inside one.
+  params.query_tiles = static_cast<int>(ceil_div(p.max_q_len, rows)) + 1;
+  const std::int64_t blocks = std::int64_t{params.query_tiles} * p.heads * p.batch;
+  MODELOPT_CHECK(blocks <= std::numeric_limits<std::int32_t>::max(), Unsupported, "batch * heads * max_input_len / ",
+                 rows, " is ", blocks, ", expected less than 2^31 for backend sm80");
+  params.aligned =
+      copies_16_bytes(p.q, p.q_strides) && copies_16_bytes(p.k, p.k_strides) && copies_16_bytes(p.v, p.v_strides);
+  if (p.stats != nullptr) prepare_statistics(params, workspace, stream);
+
+  if (fp32) {
+    sm80::launch_forward_fp32(params, stream);
+  } else {
+    const bool sparse = p.sparsity_m == 4 && (p.sparsity_n == 1 || p.sparsity_n == 2);
+    const bool general = !params.aligned || p.mask != nullptr || p.stats != nullptr || (p.sparsity_n > 0 && !sparse);
+    const Launch launch = p.dtype == ElementType::kFloat16
+                              ? kernel_for<__half>(padded_head_dim, sparse, general)
+                              : kernel_for<__nv_bfloat16>(padded_head_dim, sparse, general);
+    launch(params, stream);
+  }
+  if (p.stats != nullptr) sm80::count_visible_blocks(params, stream);
+}
 
 }  // namespace modelopt::kernels::cuda

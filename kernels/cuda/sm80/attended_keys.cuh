@@ -1,0 +1,125 @@
+// Tiles in which not every key is attended alike: positions, selection of any N:M, and the records of what is attended.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/attention_params.h"
+#include "kernels/cuda/sm80/forward_params.h"
+#include "kernels/selection.h"
+
+namespace modelopt::kernels::cuda::sm80 {
+
+/// The keys of a thread in one row: eight consecutive ones, the first a multiple of 8.
+inline constexpr int kKeysPerThread = 8;
+inline constexpr std::uint32_t kAllKeys = 0xFF;
+
+/// The kept keys of eight, all groups of the thread at once.
+__device__ inline std::uint32_t kept_keys(const float (&x)[kKeysPerThread], std::uint32_t visible, int n, int m) {
+  if (m == 8) return keep_n_of_m<8>(x, visible, n);
+  const float low[4] = {x[0], x[1], x[2], x[3]};
+  const float high[4] = {x[4], x[5], x[6], x[7]};
+  return keep_n_of_m<4>(low, visible & 0xFu, n) | keep_n_of_m<4>(high, visible >> 4, n) << 4;
+}
+
+/// The keys first_key … first_key + 7 that the row at position p may see.
+__device__ inline std::uint32_t visible_keys(const AttentionParams& params, int p, int first_key, int k_len) {
+  std::uint32_t bits = 0;
+#pragma unroll
+  for (int i = 0; i < kKeysPerThread; ++i) {
+    bits |= static_cast<std::uint32_t>(visible_by_position(params, p, first_key + i, k_len)) << i;
+  }
+  return bits;
+}
+
+__device__ inline std::uint32_t dense_keys(const AttentionParams& params, int p, int first_key) {
+  std::uint32_t bits = 0;
+#pragma unroll
+  for (int i = 0; i < kKeysPerThread; ++i) {
+    bits |= static_cast<std::uint32_t>(dense_by_position(params, p, first_key + i)) << i;
+  }
+  return bits;
+}
+
+/// Those of the keys whose score is not -inf.
+__device__ inline std::uint32_t keys_above_negative_infinity(const float (&x)[kKeysPerThread]) {
+  std::uint32_t bits = 0;
+#pragma unroll
+  for (int i = 0; i < kKeysPerThread; ++i) {
+    bits |= static_cast<std::uint32_t>(x[i] != kNegativeInfinity<float>) << i;
+  }
+  return bits;
+}
+
+/// floor(a / b) for b > 0.
+__device__ inline int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+/// Writes the attended mask and counts the statistics, if the caller asked for them. Costs nothing elsewhere: it is
+/// used by the kernels with kGeneral only.
+class Recorder {
+ public:
+  __device__ Recorder(const ForwardParams& params, const SequenceRange& s, int batch, int head)
+      : params_(params), s_(s), batch_(batch), head_(head) {}
+
+  /// Whether anything is to be recorded.
+  [[nodiscard]] __device__ bool active() const {
+    return params_.attention.mask != nullptr || params_.attention.stats != nullptr;
+  }
+
+  /// Zeroes the mask of query rows [begin, end) of the sequence; the whole block calls it, a barrier follows.
+  __device__ void clear_mask(int begin, int end) const {
+    const AttentionParams& p = params_.attention;
+    if (p.mask == nullptr) return;
+    for (int i = begin; i < end; ++i) {
+      std::uint8_t* row = mask_row(i);
+      for (std::int64_t byte = threadIdx.x; byte < p.mask_bytes; byte += blockDim.x) row[byte] = 0;
+    }
+  }
+
+  /// Row i of the sequence sees `visible` of the eight keys from first_key on, a multiple of 8, and attends to
+  /// `attended` of them.
+  __device__ void record(int i, int first_key, std::uint32_t visible, std::uint32_t attended) {
+    if (visible == 0 || i < 0 || i >= s_.q_len) return;
+    const AttentionParams& p = params_.attention;
+    if (p.mask != nullptr) mask_row(i)[first_key / 8] = static_cast<std::uint8_t>(attended);
+    if (p.stats == nullptr) return;
+    pairs_visible_ += __popc(visible);
+    pairs_attended_ += __popc(attended);
+    // Key blocks are multiples of 8 long: the eight keys lie in one.
+    const int offset = s_.k_len - s_.q_len;
+    const int query_block = floor_div(i + offset, p.skip_br) - floor_div(offset, p.skip_br);
+    const std::int64_t block = head_of_batch() * params_.query_blocks + query_block;
+    params_.block_visible[block * params_.key_blocks + first_key / p.skip_bc] = 1;
+  }
+
+  /// Adds this warp's counts to the statistics; all lanes call it.
+  __device__ void finish() const {
+    const AttentionParams& p = params_.attention;
+    if (p.stats == nullptr) return;
+    unsigned long long visible = pairs_visible_, attended = pairs_attended_;
+    for (int step = 16; step > 0; step /= 2) {
+      visible += __shfl_xor_sync(0xFFFFFFFFu, visible, step);
+      attended += __shfl_xor_sync(0xFFFFFFFFu, attended, step);
+    }
+    if (threadIdx.x % 32 != 0) return;
+    auto* stats = reinterpret_cast<unsigned long long*>(p.stats) + head_of_batch() * 4;
+    atomicAdd(stats + 2, visible);
+    atomicAdd(stats + 3, attended);
+  }
+
+ private:
+  [[nodiscard]] __device__ std::uint8_t* mask_row(int i) const {
+    const AttentionParams& p = params_.attention;
+    return p.mask + (static_cast<std::int64_t>(s_.q_start + i) * p.heads + head_) * p.mask_bytes;
+  }
+
+  [[nodiscard]] __device__ std::int64_t head_of_batch() const {
+    return static_cast<std::int64_t>(batch_) * params_.attention.heads + head_;
+  }
+
+  const ForwardParams& params_;
+  const SequenceRange& s_;
+  int batch_, head_;
+  unsigned long long pairs_visible_ = 0, pairs_attended_ = 0;
+};
+
+}  // namespace modelopt::kernels::cuda::sm80

@@ -1,0 +1,501 @@
+// Fused attention forward for 16-bit elements with mma.sync, mma.sp.sync and cp.async (any GPU from sm_80 on).
+//
+// One block of 4 warps: kRows consecutive query rows of one head, one loop over tiles of kKeys keys. Query tiles are
+// aligned to absolute positions p and key tiles to the sequence's first key: which way a tile is taken is decided per
+// warp from positions alone, so that a row's bits depend on nothing but its own sequence, and a chunk of a prefill
+// gives the bits of the whole.
+//
+//   shared memory   Q tile | ring of kSlots tiles: K0 V0 K1 V1 … (key_value_stream.cuh: one barrier per tile)
+//   registers       O and scores in fp32 accumulators; P is packed in place; Q fragments are read again for every tile
+//
+//   head_dim   rows x keys  rows/warp  slots  shared memory  blocks/SM   registers of O + scores per thread
+//   <= 64      128 x 64     32         3      40 KiB         2           64 + 64
+//   <= 128     128 x 64     32         3      80 KiB         2           128 + 64
+//   <= 256      64 x 64     16         2      96 KiB         2 (sm_90)   128 + 32
+//
+// A warp takes each tile on one of these ways:
+//   hidden    no row sees any of its keys: nothing is computed
+//   whole     every key is visible and attended: dense product (mma.m16n8k16)
+//   selected  every key is visible, none is dense by position, N:M selects: with 2:4 and 1:4 two of four weights are
+//             computed and multiplied (kSparse: mma.sp.m16n8k32), otherwise the dropped ones are 0
+//   masked    everything else: position and selection decide per key, dense product
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/attention_params.h"
+#include "kernels/cuda/sm80/attended_keys.cuh"
+#include "kernels/cuda/sm80/forward_params.h"
+#include "kernels/cuda/sm80/key_order.h"
+#include "kernels/cuda/sm80/key_value_stream.cuh"
+#include "kernels/cuda/sm80/mma_sync.cuh"
+#include "kernels/cuda/sm80/row_softmax.cuh"
+#include "kernels/cuda/sm80/select_2of4.h"
+
+namespace modelopt::kernels::cuda::sm80 {
+
+/// kSparse: 2:4 and 1:4 on the sparse tensor cores. kGeneral: any alignment, any N:M, attended mask and statistics; it
+/// gives the same bits as the kernel without them.
+template <typename Element_, int kHeadDim_, bool kSparse_, bool kGeneral_>
+struct ForwardConfig {
+  using Element = Element_;
+  static constexpr int kHeadDim = kHeadDim_;  ///< padded with zeros in shared memory
+  static constexpr bool kSparse = kSparse_;
+  static constexpr bool kGeneral = kGeneral_;
+
+  static constexpr int kWarps = 4;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kRowBlocks = kHeadDim <= 128 ? 2 : 1;  ///< 16-row blocks of a warp
+  static constexpr int kWarpRows = 16 * kRowBlocks;
+  static constexpr int kRows = kWarps * kWarpRows;
+  static constexpr int kKeys = 64;
+  static constexpr int kKeyBlocks = kKeys / kKeyBlock;
+  static constexpr int kSlots = kHeadDim <= 128 ? 3 : 2;
+  static constexpr int kBlocksPerSm = 2;
+
+  static constexpr int kPitch = 2 * kHeadDim;  ///< bytes of a row in shared memory
+  static constexpr int kTileBytes = kKeys * kPitch;
+  static constexpr int kSharedBytes = kRows * kPitch + kSlots * kTileBytes;
+
+  static constexpr int kScoreColumns = kKeys / 8;  ///< 8-column blocks of the scores
+  static constexpr int kOutputColumns = kHeadDim / 8;
+};
+
+enum class TileWay { kHidden, kWhole, kSelected, kMasked };
+
+/// Everything of a block's problem that does not change from tile to tile.
+struct BlockProblem {
+  SequenceRange sequence;
+  int batch = 0;
+  int head = 0;
+  int offset = 0;    ///< position of the sequence's first query row, Lk - Lq
+  int tile_row = 0;  ///< position of the tile's first row, a multiple of kRows; may be no row of the sequence
+};
+
+/// How a warp whose rows are at positions first_row … last_row takes the tile of keys first_key … last_key.
+__device__ inline TileWay way_of_tile(const AttentionParams& p, const SequenceRange& s, int first_row, int last_row,
+                                      int first_key, int last_key) {
+  const int window = p.sliding_window;
+  if ((p.is_causal && first_key > last_row) || (window > 0 && first_row - last_key >= window)) return TileWay::kHidden;
+  const bool all_visible =
+      last_key < s.k_len && (!p.is_causal || last_key <= first_row) && (window == 0 || last_row - first_key < window);
+  if (!all_visible) return TileWay::kMasked;
+  if (!s.sparse_nm) return TileWay::kWhole;
+  const bool outside_window =
+      p.dense_window_size == 0 || first_row - last_key >= p.dense_window_size || first_key > last_row;
+  const bool none_dense = first_key >= p.num_sink_tokens && outside_window;
+  return none_dense ? TileWay::kSelected : TileWay::kMasked;
+}
+
+/// Transposes 4-bit fields over the quad, in each half of the word: lane c gets at field i what lane i has at field c.
+__device__ inline std::uint32_t transpose_fields_over_quad(std::uint32_t word) {
+  const bool odd = (threadIdx.x & 1) != 0;
+  const bool upper = (threadIdx.x & 2) != 0;
+  const std::uint32_t kept = odd ? 0xF0F0F0F0u : 0x0F0F0F0Fu;
+  std::uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, word, 1);
+  other = __funnelshift_l(other, other, odd ? 28 : 4);
+  word = (word & kept) | (other & ~kept);
+  other = __shfl_xor_sync(0xFFFFFFFFu, word, 2);
+  return __byte_perm(word, other, upper ? 0x3715 : 0x6240);
+}
+
+/// One warp's rows: scores, softmax and output.
+template <class C>
+class WarpRows {
+ public:
+  using Element = typename C::Element;
+
+  __device__ WarpRows(const ForwardParams& params, const BlockProblem& block, std::uint32_t query_tile)
+      : params_(params.attention),
+        block_(block),
+        recorder_(params, block.sequence, block.batch, block.head),
+        softmax_(params.attention.scale),
+        first_row_(block.tile_row + warp() * C::kWarpRows),
+        has_rows_(first_row_ + C::kWarpRows > block.offset && first_row_ < block.sequence.k_len) {
+    // Operand A, 16x16: matrices (rows 0-7, 8-15) x (chunks 0, 1)
+    const int row = warp() * C::kWarpRows + lane() % 16;
+    query_address_ = query_tile + row * C::kPitch + 16 * ((lane() / 16) ^ query_swizzle(row));
+    // Operand B of 8 keys x 16 elements: 8-column blocks (h, h + 1) x chunks (0, 1)
+    key_offset_ = offset_in_tile(key_of_column(lane() / 16, lane() % 8), lane() / 8 % 2);
+    // Operand B of 16 keys x 8 elements, transposed: 8-column blocks (h, h + 1) in chunks (n, n + 1)
+    value_offset_ = offset_in_tile(key_of_column(lane() / 8 % 2, lane() % 8), lane() / 16);
+    // The same of 32 keys in the order of mma.sp
+    sparse_value_offset_ = offset_in_tile(key_of_sparse_k(lane()), 0);
+#pragma unroll
+    for (int b = 0; b < C::kRowBlocks; ++b) {
+#pragma unroll
+      for (int n = 0; n < C::kOutputColumns; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) output_[b][n][e] = 0.0f;
+      }
+    }
+  }
+
+  /// Scores and weights of the tile that begins at `first_key`.
+  __device__ void multiply_keys(std::uint32_t key_tile, int first_key) {
+    way_ = has_rows_ ? way_of_tile(params_, block_.sequence, first_row_, first_row_ + C::kWarpRows - 1, first_key,
+                                   first_key + C::kKeys - 1)
+                     : TileWay::kHidden;
+    if (way_ == TileWay::kHidden) return;
+    compute_scores(key_tile);
+    if constexpr (C::kSparse) {
+      if (way_ == TileWay::kSelected) {
+        if constexpr (C::kGeneral) {
+          if (recorder_.active()) record_tile(first_key);
+        }
+        if (params_.sparsity_n == 1) {
+          select_pairs<1>();
+        } else {
+          select_pairs<2>();
+        }
+        return;
+      }
+    }
+    compute_weights(first_key);
+  }
+
+  /// Adds weights times values to the output.
+  __device__ void multiply_values(std::uint32_t value_tile) {
+    if (way_ == TileWay::kHidden) return;
+    if constexpr (C::kSparse) {
+      if (way_ == TileWay::kSelected) return multiply_values_sparse(value_tile);
+    }
+    multiply_values_dense(value_tile);
+  }
+
+  __device__ void write_output() {
+    softmax_.finish();
+#pragma unroll
+    for (int b = 0; b < C::kRowBlocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) write_row(b, half);
+    }
+    if constexpr (C::kGeneral) recorder_.finish();
+  }
+
+  [[nodiscard]] __device__ Recorder& recorder() { return recorder_; }
+
+ private:
+  [[nodiscard]] static __device__ int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  [[nodiscard]] static __device__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
+
+  [[nodiscard]] static __device__ std::uint32_t offset_in_tile(int key, int chunk) {
+    return key * C::kPitch + 16 * (chunk ^ key_swizzle(key));
+  }
+
+  /// Position of the thread's row.
+  [[nodiscard]] __device__ int row_position(int b, int half) const {
+    return first_row_ + 16 * b + 8 * half + lane() / 4;
+  }
+
+  /// The thread's first key of 32-key block kb of a tile.
+  [[nodiscard]] static __device__ int key_of_thread(int first_key, int kb) {
+    return first_key + kb * kKeyBlock + kKeysPerThread * (lane() % 4);
+  }
+
+  /// The address `chunk` chunks further on (an even number where chunks come in pairs): the swizzle is an exclusive or
+  /// of the low three bits, and rows begin at multiples of 128 bytes.
+  [[nodiscard]] static __device__ std::uint32_t advance_chunks(std::uint32_t address, int chunk) {
+    return (address ^ (16 * (chunk & 7))) + 16 * (chunk & ~7);
+  }
+
+  /// S = Q K^T, accumulated over head_dim in ascending steps of 16.
+  __device__ void compute_scores(std::uint32_t key_tile) {
+#pragma unroll
+    for (int b = 0; b < C::kRowBlocks; ++b) {
+#pragma unroll
+      for (int n = 0; n < C::kScoreColumns; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) scores_[b][n][e] = 0.0f;
+      }
+    }
+    const std::uint32_t keys = key_tile + key_offset_;
+#pragma unroll
+    for (int step = 0; step < C::kHeadDim / 16; ++step) {
+      std::uint32_t query[C::kRowBlocks][4];
+#pragma unroll
+      for (int b = 0; b < C::kRowBlocks; ++b) {
+        load_matrices(query[b], advance_chunks(query_address_, 2 * step) + 16 * b * C::kPitch);
+      }
+#pragma unroll
+      for (int n = 0; n < C::kScoreColumns; n += 2) {
+        std::uint32_t key[4];
+        // 8-column blocks h and h + 1 of a 32-key block; two h further on are four keys further on
+        load_matrices(key, advance_chunks(keys, 2 * step) + (n / 4 * kKeyBlock + n % 4 * 2) * C::kPitch);
+#pragma unroll
+        for (int b = 0; b < C::kRowBlocks; ++b) {
+          mma_16x8x16<Element>(scores_[b][n], query[b], key[0], key[1]);
+          mma_16x8x16<Element>(scores_[b][n + 1], query[b], key[2], key[3]);
+        }
+      }
+    }
+  }
+
+  /// The thread's eight scores of a row, in the order of their keys.
+  __device__ void get_scores(float (&x)[kKeysPerThread], int b, int half, int kb) const {
+#pragma unroll
+    for (int i = 0; i < kKeysPerThread; ++i) x[i] = scores_[b][4 * kb + i / 2][2 * half + i % 2];
+  }
+
+  /// Calls f(b, half, kb) for every run of eight keys of the thread.
+  template <typename Function>
+  static __device__ void for_each_run(Function f) {
+#pragma unroll
+    for (int b = 0; b < C::kRowBlocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int kb = 0; kb < C::kKeyBlocks; ++kb) f(b, half, kb);
+      }
+    }
+  }
+
+  /// Records a tile in which every key is visible and N:M alone decides.
+  __device__ void record_tile(int first_key) {
+    for_each_run([&](int b, int half, int kb) {
+      float x[kKeysPerThread];
+      get_scores(x, b, half, kb);
+      const std::uint32_t kept = kept_keys(x, kAllKeys, params_.sparsity_n, 4);
+      recorder_.record(row_position(b, half) - block_.offset, key_of_thread(first_key, kb),
+                       keys_above_negative_infinity(x), kept);
+    });
+  }
+
+  /// Hides the keys that a row does not attend to (their scores become -inf), and gives the maxima of the visible ones.
+  __device__ void hide_keys(int first_key, float (&maximum)[C::kRowBlocks][2]) {
+    const SequenceRange& s = block_.sequence;
+    const bool by_position = way_ == TileWay::kMasked;
+    for_each_run([&](int b, int half, int kb) {
+      float x[kKeysPerThread];
+      get_scores(x, b, half, kb);
+      const int p = row_position(b, half);
+      const int key = key_of_thread(first_key, kb);
+      const std::uint32_t visible = by_position ? visible_keys(params_, p, key, s.k_len) : kAllKeys;
+      std::uint32_t attended = visible;
+      if constexpr (C::kSparse || C::kGeneral) {
+        if (s.sparse_nm) {
+          const std::uint32_t kept = kept_keys(x, visible, params_.sparsity_n, C::kSparse ? 4 : params_.sparsity_m);
+          attended = by_position ? visible & (kept | dense_keys(params_, p, key)) : kept;
+        }
+      }
+      if constexpr (C::kGeneral) {
+        if (recorder_.active()) {
+          const std::uint32_t seen = visible & keys_above_negative_infinity(x);
+          recorder_.record(p - block_.offset, key, seen, seen & attended);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kKeysPerThread; ++i) {
+        const bool sees = (visible >> i & 1) != 0;
+        maximum[b][half] = larger_or_nan(maximum[b][half], sees ? x[i] : kNegativeInfinity<float>);
+        if ((attended >> i & 1) == 0) scores_[b][4 * kb + i / 2][2 * half + i % 2] = kNegativeInfinity<float>;
+      }
+    });
+  }
+
+  /// Scores become weights: every key of the tile, 0 for those that are not attended.
+  __device__ void compute_weights(int first_key) {
+    float maximum[C::kRowBlocks][2];
+#pragma unroll
+    for (int b = 0; b < C::kRowBlocks; ++b) maximum[b][0] = maximum[b][1] = kNegativeInfinity<float>;
+    bool hide = way_ != TileWay::kWhole;
+    if constexpr (C::kGeneral) hide = hide || recorder_.active();
+    if (hide) {
+      hide_keys(first_key, maximum);
+    } else {
+#pragma unroll
+      for (int b = 0; b < C::kRowBlocks; ++b) {
+#pragma unroll
+        for (int n = 0; n < C::kScoreColumns; ++n) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) maximum[b][e / 2] = larger_or_nan(maximum[b][e / 2], scores_[b][n][e]);
+        }
+      }
+    }
+    softmax_.raise_maximum(maximum, output_);
+#pragma unroll
+    for (int b = 0; b < C::kRowBlocks; ++b) {
+#pragma unroll
+      for (int n = 0; n < C::kScoreColumns; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          scores_[b][n][e] = softmax_.weight(scores_[b][n][e], b, e / 2);
+          softmax_.sum[b][e / 2] += scores_[b][n][e];
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          weights_[b][n / 2][2 * (n % 2) + half] = pack<Element>(scores_[b][n][2 * half], scores_[b][n][2 * half + 1]);
+        }
+      }
+    }
+  }
+
+  /// Scores become the weights of two of every four keys, in the layout of operand A of mma.sp, and metadata. Each
+  /// thread selects its own groups; the two groups of 32-key block kb are groups c and 4 + c of the operand, and their
+  /// metadata fields 2 kb and 2 kb + 1. After the transposition lanes 2 kb and 2 kb + 1 hold what selector kb reads.
+  template <int kN>
+  __device__ void select_pairs() {
+    static_assert(C::kKeyBlocks == 2, "one metadata word holds the selectors 0 and 1");
+    float maximum[C::kRowBlocks][2];
+    KeptPair kept[C::kRowBlocks][2][C::kKeyBlocks][2];
+#pragma unroll
+    for (int b = 0; b < C::kRowBlocks; ++b) {
+      maximum[b][0] = maximum[b][1] = kNegativeInfinity<float>;
+      metadata_[b] = 0;
+    }
+    for_each_run([&](int b, int half, int kb) {
+      float x[kKeysPerThread];
+      get_scores(x, b, half, kb);
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        KeptPair& pair = kept[b][half][kb][g];
+        pair = kN == 1 ? keep_1_of_4(x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3])
+                       : keep_2_of_4(x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]);
+        maximum[b][half] = larger_or_nan(maximum[b][half], larger_or_nan(pair.first, pair.second));
+        metadata_[b] |= pair.metadata << (16 * half + 8 * kb + 4 * g);
+      }
+    });
+    softmax_.raise_maximum(maximum, output_);
+    for_each_run([&](int b, int half, int kb) {
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        const KeptPair& pair = kept[b][half][kb][g];
+        const float first = softmax_.weight(pair.first, b, half);
+        const float second = softmax_.weight(pair.second, b, half);
+        softmax_.sum[b][half] += first;
+        softmax_.sum[b][half] += second;
+        weights_[b][kb][2 * g + half] = pack<Element>(first, second);
+      }
+    });
+#pragma unroll
+    for (int b = 0; b < C::kRowBlocks; ++b) metadata_[b] = transpose_fields_over_quad(metadata_[b]);
+  }
+
+  __device__ void multiply_values_dense(std::uint32_t value_tile) {
+    const std::uint32_t values = value_tile + value_offset_;
+#pragma unroll
+    for (int step = 0; step < C::kKeys / 16; ++step) {
+#pragma unroll
+      for (int n = 0; n < C::kOutputColumns; n += 2) {
+        std::uint32_t value[4];
+        load_matrices_transposed(value, advance_chunks(values, n) + (step / 2 * kKeyBlock + step % 2 * 4) * C::kPitch);
+#pragma unroll
+        for (int b = 0; b < C::kRowBlocks; ++b) {
+          mma_16x8x16<Element>(output_[b][n], weights_[b][step], value[0], value[1]);
+          mma_16x8x16<Element>(output_[b][n + 1], weights_[b][step], value[2], value[3]);
+        }
+      }
+    }
+  }
+
+  __device__ void multiply_values_sparse(std::uint32_t value_tile) {
+    const std::uint32_t values = value_tile + sparse_value_offset_;
+#pragma unroll
+    for (int n = 0; n < C::kOutputColumns; ++n) {
+      std::uint32_t value[2][4];
+      load_matrices_transposed(value[0], advance_chunks(values, n));
+      load_matrices_transposed(value[1], advance_chunks(values, n) + kKeyBlock * C::kPitch);
+#pragma unroll
+      for (int b = 0; b < C::kRowBlocks; ++b) {
+        mma_sp_16x8x32<Element, 0>(output_[b][n], weights_[b][0], value[0], metadata_[b]);
+        mma_sp_16x8x32<Element, 1>(output_[b][n], weights_[b][1], value[1], metadata_[b]);
+      }
+    }
+  }
+
+  __device__ void write_row(int b, int half) {
+    const int i = row_position(b, half) - block_.offset;
+    if (i < 0 || i >= block_.sequence.q_len) return;
+    const std::int64_t row = static_cast<std::int64_t>(block_.sequence.q_start + i) * params_.heads + block_.head;
+    if (lane() % 4 == 0) params_.logsumexp[row] = softmax_.logsumexp(b, half);
+    const float factor = softmax_.inverse_sum(b, half);
+    auto* output = static_cast<std::uint16_t*>(params_.output) + row * params_.head_dim;
+    const bool pairs = params_.head_dim % 2 == 0;  // then every row begins at a multiple of 4 bytes
+#pragma unroll
+    for (int n = 0; n < C::kOutputColumns; ++n) {
+      const int column = 8 * n + 2 * (lane() % 4);
+      const std::uint32_t both = pack<Element>(output_[b][n][2 * half] * factor, output_[b][n][2 * half + 1] * factor);
+      if (pairs) {
+        if (column < params_.head_dim) *reinterpret_cast<std::uint32_t*>(output + column) = both;
+      } else {
+        if (column < params_.head_dim) output[column] = static_cast<std::uint16_t>(both);
+        if (column + 1 < params_.head_dim) output[column + 1] = static_cast<std::uint16_t>(both >> 16);
+      }
+    }
+  }
+
+  const AttentionParams& params_;
+  const BlockProblem& block_;
+  Recorder recorder_;
+  RowSoftmax<C::kRowBlocks> softmax_;
+  int first_row_;  ///< position of the warp's first row
+  bool has_rows_;  ///< whether any row of the warp is a row of the sequence
+  TileWay way_ = TileWay::kHidden;
+  std::uint32_t query_address_, key_offset_, value_offset_, sparse_value_offset_;
+  float output_[C::kRowBlocks][C::kOutputColumns][4];
+  float scores_[C::kRowBlocks][C::kScoreColumns][4];
+  std::uint32_t weights_[C::kRowBlocks][C::kScoreColumns / 2][4];  ///< operand A of the product with V
+  std::uint32_t metadata_[C::kRowBlocks];
+};
+
+/// The block's problem; tile_row is beyond the sequence's last row if there is nothing to do. Tiles with the most keys
+/// (of a causal problem) come first.
+template <class C>
+__device__ BlockProblem block_problem(const ForwardParams& params) {
+  const AttentionParams& p = params.attention;
+  const auto tiles = static_cast<unsigned>(params.query_tiles);
+  const int tile = static_cast<int>(tiles - 1 - blockIdx.x % tiles);
+  const int head_of_batch = static_cast<int>(blockIdx.x / tiles);
+  BlockProblem block;
+  block.batch = head_of_batch / p.heads;
+  block.head = head_of_batch % p.heads;
+  block.sequence = sequence_range(p, block.batch);
+  block.offset = block.sequence.k_len - block.sequence.q_len;
+  block.tile_row = (floor_div(block.offset, C::kRows) + tile) * C::kRows;
+  return block;
+}
+
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
+    forward_kernel(const __grid_constant__ ForwardParams params) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const AttentionParams& p = params.attention;
+  const BlockProblem block = block_problem<C>(params);
+  const SequenceRange& s = block.sequence;
+  // Rows of this tile that exist, as query rows and as positions.
+  const int row_begin = max(block.tile_row - block.offset, 0);
+  const int row_end = min(block.tile_row - block.offset + C::kRows, s.q_len);
+  if (row_begin >= row_end) return;
+  const int first_position = row_begin + block.offset;
+  const int last_position = row_end - 1 + block.offset;
+
+  const int end_key = p.is_causal ? min(last_position + 1, s.k_len) : s.k_len;
+  const int first_key = p.sliding_window > 0 ? max(first_position - p.sliding_window + 1, 0) : 0;
+  const int first_tile = first_key / C::kKeys;
+  const int end_tile = end_key > first_key ? (end_key - 1) / C::kKeys + 1 : first_tile;
+
+  const std::uint32_t query_tile = shared_address(shared);
+  WarpRows<C> rows(params, block, query_tile);
+  if constexpr (C::kGeneral) {
+    rows.recorder().clear_mask(row_begin, row_end);
+    __syncthreads();
+  }
+  if (first_tile < end_tile) {
+    const HeadRows queries = head_rows(p.q, p.q_strides, s.q_start, block.head);
+    copy_rows<C::kRows, C::kHeadDim, C::kPitch, C::kThreads, C::kGeneral>(
+        query_tile, queries, block.tile_row - block.offset, s.q_len, p.head_dim, params.aligned,
+        [](int row, int chunk) { return chunk ^ query_swizzle(row); });
+    const int kv_head = block.head / (p.heads / p.kv_heads);
+    KeyValueStream<C> stream(query_tile + C::kRows * C::kPitch, head_rows(p.k, p.k_strides, s.k_start, kv_head),
+                             head_rows(p.v, p.v_strides, s.k_start, kv_head), s.k_len, p.head_dim, params.aligned,
+                             first_tile, end_tile);
+    stream.start();
+    for (int tile = first_tile; tile < end_tile; ++tile) {
+      rows.multiply_keys(stream.next_keys(), tile * C::kKeys);
+      rows.multiply_values(stream.next_values());
+    }
+  }
+  rows.write_output();
+}
+
+}  // namespace modelopt::kernels::cuda::sm80

@@ -1,0 +1,20 @@
+// What a forward kernel of this folder gets.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/attention_params.h"
+
+namespace modelopt::kernels::cuda::sm80 {
+
+struct ForwardParams {
+  AttentionParams attention;
+  int query_tiles = 0;  ///< tiles of the grid per sequence and head: enough for max_q_len rows at any position
+  bool aligned = true;  ///< q, k and v have bases and strides that are multiples of 16 bytes
+  /// With stats: one byte for each pair of blocks of each sequence and head, zeroed; set where a key is visible.
+  std::uint8_t* block_visible = nullptr;
+  int query_blocks = 0;
+  int key_blocks = 0;
+};
+
+}  // namespace modelopt::kernels::cuda::sm80

@@ -1,0 +1,30 @@
+// The forward kernels of this folder: one instantiation of the template per file.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/sm80/forward_params.h"
+
+struct __half;
+struct __nv_bfloat16;
+
+namespace modelopt::kernels::cuda::sm80 {
+
+/// Query rows of a tile; ForwardParams::query_tiles is computed with it.
+[[nodiscard]] constexpr int query_tile_rows(int padded_head_dim) { return padded_head_dim <= 128 ? 128 : 64; }
+
+/// For head_dim <= kHeadDim. kSparse: sparsity_m is 4 and sparsity_n 1 or 2; kGeneral: any other N:M, any alignment,
+/// mask and statistics.
+template <typename Element, int kHeadDim, bool kSparse, bool kGeneral>
+void launch_forward(const ForwardParams& params, cudaStream_t stream);
+
+/// Query rows of a tile of fp32 inputs.
+inline constexpr int kFp32QueryRows = 32;
+
+/// fp32 inputs, any head_dim and alignment, any N:M, mask and statistics.
+void launch_forward_fp32(const ForwardParams& params, cudaStream_t stream);
+
+/// Adds the number of set bytes of block_visible to the statistics.
+void count_visible_blocks(const ForwardParams& params, cudaStream_t stream);
+
+}  // namespace modelopt::kernels::cuda::sm80

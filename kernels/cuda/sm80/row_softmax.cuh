@@ -1,0 +1,90 @@
+// Online softmax over the rows of a warp, in the layout of the accumulators of mma.m16n8k16.
+#pragma once
+
+#include "kernels/cuda/sm80/mma_sync.cuh"
+#include "kernels/cuda/sm80/select_2of4.h"
+#include "kernels/selection.h"
+
+namespace modelopt::kernels::cuda::sm80 {
+
+/// Maximum and sum of the thread's rows: row l / 4 (half 0) and l / 4 + 8 (half 1) of each 16-row block.
+///
+/// A tile that changes nothing changes no bit: a row that sees none of its keys keeps its maximum, is rescaled by
+/// exactly 1 and adds exact zeros. So it does not matter which such tiles are visited, nor what other rows do.
+template <int kRowBlocks>
+struct RowSoftmax {
+  float scale_log2;               ///< softmax scale times log2(e)
+  float maximum[kRowBlocks][2];   ///< of the visible unscaled scores; NaN if one of them is
+  float sum[kRowBlocks][2];       ///< of the weights exp(scale (x - maximum)) of this thread's keys
+  float exponent[kRowBlocks][2];  ///< scale_log2 * maximum, or 0 while the maximum is -inf
+
+  __device__ explicit RowSoftmax(float scale) : scale_log2(scale * 1.44269504088896341f) {
+#pragma unroll
+    for (int b = 0; b < kRowBlocks; ++b) {
+      maximum[b][0] = maximum[b][1] = kNegativeInfinity<float>;
+      sum[b][0] = sum[b][1] = 0.0f;
+    }
+  }
+
+  /// Takes in a tile's maxima (of this thread's keys) and rescales the sums and the output accumulators.
+  template <int kColumns>
+  __device__ void raise_maximum(const float (&tile_maximum)[kRowBlocks][2], float (&output)[kRowBlocks][kColumns][4]) {
+    bool changed = false;
+    float factor[kRowBlocks][2];
+#pragma unroll
+    for (int b = 0; b < kRowBlocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float previous = maximum[b][half];
+        float raised = larger_or_nan(previous, tile_maximum[b][half]);
+        raised = larger_or_nan(raised, __shfl_xor_sync(0xFFFFFFFFu, raised, 1));
+        raised = larger_or_nan(raised, __shfl_xor_sync(0xFFFFFFFFu, raised, 2));
+        maximum[b][half] = raised;
+        exponent[b][half] = raised == kNegativeInfinity<float> ? 0.0f : __fmul_rn(raised, scale_log2);
+        // -inf before: 0 (there is nothing to rescale). Equal: exactly 1, or 0 if both are -inf and all is 0.
+        factor[b][half] = exp2_approx(__fsub_rn(__fmul_rn(previous, scale_log2), exponent[b][half]));
+        changed = changed || raised != previous;
+      }
+    }
+    if (!__any_sync(0xFFFFFFFFu, changed)) return;
+#pragma unroll
+    for (int b = 0; b < kRowBlocks; ++b) {
+      sum[b][0] = __fmul_rn(sum[b][0], factor[b][0]);
+      sum[b][1] = __fmul_rn(sum[b][1], factor[b][1]);
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) output[b][n][e] = __fmul_rn(output[b][n][e], factor[b][e / 2]);
+      }
+    }
+  }
+
+  /// exp(scale (x - maximum)); exactly 0 for x = -inf.
+  [[nodiscard]] __device__ float weight(float x, int b, int half) const {
+    return exp2_approx(__fmaf_rn(x, scale_log2, -exponent[b][half]));
+  }
+
+  /// Sums over the quads, after the last tile.
+  __device__ void finish() {
+#pragma unroll
+    for (int b = 0; b < kRowBlocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        sum[b][half] += __shfl_xor_sync(0xFFFFFFFFu, sum[b][half], 1);
+        sum[b][half] += __shfl_xor_sync(0xFFFFFFFFu, sum[b][half], 2);
+      }
+    }
+  }
+
+  /// What the row's output is multiplied by; 0 for a row that attends to nothing.
+  [[nodiscard]] __device__ float inverse_sum(int b, int half) const {
+    return sum[b][half] == 0.0f ? 0.0f : __fdiv_rn(1.0f, sum[b][half]);
+  }
+
+  [[nodiscard]] __device__ float logsumexp(int b, int half) const {
+    if (sum[b][half] == 0.0f) return kNegativeInfinity<float>;
+    return __fmaf_rn(exponent[b][half], 0.693147180559945309f, logf(sum[b][half]));
+  }
+};
+
+}  // namespace modelopt::kernels::cuda::sm80
