@@ -149,12 +149,12 @@ class CudaBackend : public Backend {
       return held.back().data_ptr();
     };
     cuda::fill_unowned_rows(params, stream);
-    if (params.batch == 0 || params.total_q == 0 || params.max_q_len == 0) return;
-    if (params.mask == nullptr && params.stats == nullptr && cuda::decode_fits(params)) {
-      cuda::run_decode(params, workspace, stream);
-    } else {
-      run_(params, workspace, stream);
-    }
+    if (params.batch == 0 || params.max_q_len == 0 || params.max_k_len == 0) return;
+    // The mask and the statistics come from the backend's own kernel; its output is then written over by the decode
+    // kernel, so that asking for them changes no bit.
+    const bool decode = cuda::decode_fits(params);
+    if (!decode || params.mask != nullptr || params.stats != nullptr) run_(params, workspace, stream);
+    if (decode) cuda::run_decode(params, workspace, stream);
   }
 
  protected:
@@ -179,10 +179,22 @@ class Sm80Backend final : public CudaBackend {
   }
 };
 
+#if defined(MODELOPT_WITH_SM90)
+constexpr bool kSm90Built = true;
+constexpr CudaBackend::Run kRunSm90 = &cuda::run_sm90;
+#else
+constexpr bool kSm90Built = false;
+constexpr CudaBackend::Run kRunSm90 = nullptr;
+#endif
+
 class Sm90Backend final : public CudaBackend {
  public:
-  Sm90Backend() : CudaBackend(&cuda::run_sm90) {}
+  Sm90Backend() : CudaBackend(kRunSm90) {}
   [[nodiscard]] std::string_view name() const override { return "sm90"; }
+  [[nodiscard]] std::optional<std::string> unavailable() const override {
+    if (!kSm90Built) return "not in this build: it was compiled without architecture 90a (MODELOPT_CUDA_ARCHS)";
+    return CudaBackend::unavailable();
+  }
 
  private:
   [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits& traits,

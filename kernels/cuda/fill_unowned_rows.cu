@@ -1,5 +1,5 @@
-// Rows that the attention kernels do not write: those of no sequence (output 0, log-sum-exp -inf, mask 0) and those of
-// sequences that are out of range (NaN).
+// Rows that the attention kernels need not write: those of no sequence and those that see no key by their position (output
+// 0, log-sum-exp -inf, mask 0), and those of sequences that are out of range (NaN).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -19,7 +19,7 @@ __device__ void store(void* output, std::int64_t index, ElementType dtype, float
   }
 }
 
-enum Owner : int { kNobody = 0, kInvalid = 1, kSequence = 2 };
+enum Owner : int { kNobody, kInvalid, kSequence };
 
 /// Thread t finds the owner of row kThreads * block + t, then the block writes the rows that need it. A valid sequence
 /// wins over an invalid one that claims the same row: its kernel writes there.
@@ -28,10 +28,14 @@ __global__ void fill_rows(AttentionParams p) {
   const int first = static_cast<int>(blockIdx.x) * kThreads;
   const int row = first + static_cast<int>(threadIdx.x);
   int owner = kNobody;
-  for (int b = 0; b < p.batch && owner != kSequence; ++b) {
+  for (int b = 0; b < p.batch; ++b) {
     const long long start = p.q_start[b];
     if (row < start || row >= start + p.q_len[b]) continue;
-    owner = sequence_range(p, b).valid ? kSequence : kInvalid;
+    const SequenceRange s = sequence_range(p, b);
+    const bool sees_keys = s.k_len > 0 && !(p.is_causal && row - s.q_start + s.k_len - s.q_len < 0);
+    if (!s.valid) owner = kInvalid;
+    if (s.valid) owner = sees_keys ? kSequence : kNobody;
+    if (s.valid) break;
   }
   owners[threadIdx.x] = owner;
   __syncthreads();

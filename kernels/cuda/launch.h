@@ -15,7 +15,8 @@ namespace modelopt::kernels::cuda {
 /// Device memory for one launch, released in stream order (PyTorch's caching allocator).
 using Workspace = std::function<void*(std::size_t bytes)>;
 
-/// Writes what no sequence owns: output 0, log-sum-exp -inf, mask 0; rows of invalid sequences: NaN. Batch 0 included.
+/// Writes rows of no sequence and rows that see no key by position: output 0, log-sum-exp -inf, mask 0; rows of invalid
+/// sequences: NaN. The other functions need not write these. Batch 0 and no keys included.
 void fill_unowned_rows(const AttentionParams& params, cudaStream_t stream);
 
 /// sm80: mma.sync and cp.async, any GPU from sm_80 on.

@@ -1,0 +1,622 @@
+// Fused attention forward for Hopper: TMA, wgmma and wgmma.sp, persistent and warp-specialised.
+//
+// CTA         kWarpgroups consumer warpgroups of 64 query rows each (3 x 64; 2 x 64 for head_dim 256) and one producer
+//             warpgroup: warp 0 loads K, warp 1 loads V, warp 2 takes tile numbers and loads Q; one lane of each works.
+//             Grid = SMs. Tiles come longest first from a counter; the heads of a section share the L2 cache.
+// Registers   consumers 160 (head_dim 64 .. 128: O 64, S 48, P 12 + 12, metadata 2 with 96 sparse keys) or 240, producers
+//             32 or 24: 65536 in all.
+// Shared      Q kRows, K and V kStages tiles of kKeys each, 128-byte swizzle, in panels of 64 elements (traits.h): 192 KiB
+//             for head_dim 128 sparse.
+// Barriers    q_full/q_empty per warpgroup (64 rows each), k_full/k_empty and v_full/v_empty per stage, slot_full per tile
+//             slot; empties count one arrival per warpgroup. Named barriers 1 + w: the turn of warpgroup w.
+// Turns       Warpgroups issue their products in turn: P·V of key tile j and Q·Kᵀ of tile j + 1, then pass the turn on; the
+//             others do their softmax meanwhile. Every warpgroup takes one turn per key tile of the CTA, needed or not. The
+//             last P·V of a tile shares its turn with the first Q·Kᵀ of the next; O is stored under that product.
+// Tiles       Interior key tiles take the sparse product; those that touch a sequence's end, the diagonal, a window or the
+//             sinks are masked score by score and take a dense one: with permuted keys two sparse products of constant
+//             metadata (keys 0, 1 and keys 2, 3 of each group). Which it is depends on absolute positions alone: blocks of
+//             rows lie at multiples of 64 of the position, key tiles at multiples of kKeys from the sequence's first key.
+// Overflow    With the biased reference a sum that leaves [2^-125, 2^100) marks its row and puts its tile on the rescue list;
+//             the same kernel with true maxima redoes exactly the marked rows afterwards.
+#pragma once
+
+#include <cuda.h>
+
+#include "kernels/cuda/sm90/hopper.h"
+#include "kernels/cuda/sm90/softmax.h"
+#include "kernels/cuda/sm90/traits.h"
+#include "kernels/cuda/sm90/wgmma_instructions.h"
+
+namespace modelopt::kernels::cuda::sm90 {
+
+/// A value that is the same in all lanes, made known as such to the compiler: what is computed from it stays in uniform
+/// registers (without, the main loop has 22 more instructions to move addresses there).
+__device__ __forceinline__ int uniform(int value) { return __shfl_sync(kFullWarp, value, 0); }
+
+__device__ __forceinline__ int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+/// Position in a ring of shared-memory stages and the parity of its current phase.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  int parity;
+  __device__ explicit Ring(int first_parity) : parity(first_parity) {}
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// --- producers -------------------------------------------------------------------------------------------------------
+
+/// Takes tiles from the counter (or the rescue list), describes them for the other warps and loads Q.
+template <typename Traits>
+struct Scheduler {
+  SharedMemory<Traits>& shared;
+  const KernelArguments& args;
+
+  /// Number of the n-th tile of this CTA; -1 at the end.
+  __device__ int take(bool first) const {
+    const Schedule& schedule = args.schedule;
+    Counters& counters = *schedule.counters;
+    unsigned& counter = args.rescue ? counters.next_rescued : counters.next_tile;
+    const unsigned count = args.rescue ? counters.rescued : counters.tiles * args.params.heads;
+    const unsigned i = first ? blockIdx.x : gridDim.x + atomicAdd(&counter, 1u);
+    if (i >= count) return -1;
+    return static_cast<int>(args.rescue ? schedule.rescue_list[i] : i);
+  }
+
+  __device__ void describe(int number, TileSlot& slot) const {
+    const AttentionParams& p = args.params;
+    const int tiles = static_cast<int>(args.schedule.counters->tiles);
+    const int section_tiles = args.section_heads * tiles;
+    const int in_section = number % section_tiles;
+    slot.head = number / section_tiles * args.section_heads + in_section % args.section_heads;
+    const Tile tile = args.schedule.tiles[in_section / args.section_heads];
+    const SequenceRows rows = args.schedule.rows[tile.sequence];
+    slot.rows = rows;
+    slot.position = tile.position;
+    slot.map = tile.sequence * p.kv_heads + slot.head / (p.heads / p.kv_heads);
+    const int first = max(tile.position, rows.first);
+    const int last = min(tile.position + Traits::kRows, rows.k_len) - 1;
+    slot.begin = p.sliding_window > 0 ? max(0, first - p.sliding_window + 1) / Traits::kKeys : 0;
+    slot.end = (p.is_causal ? last : rows.k_len - 1) / Traits::kKeys + 1;
+    slot.flagged = 0;
+    slot.tile = number;
+  }
+
+  __device__ void run(const CUtensorMap* q_map) const {
+    int parity = 1;
+    for (int n = 0;; ++n, parity ^= 1) {
+      TileSlot& slot = shared.slots[n % kSlots];
+      const int number = take(n == 0);
+      if (number >= 0) {
+        describe(number, slot);
+      } else {
+        slot.tile = -1;
+      }
+      barrier_arrive(&shared.slot_full[n % kSlots]);
+      if (number < 0) return;
+      const int row = slot.rows.q_base + slot.position;
+#pragma unroll 1
+      for (int w = 0; w < Traits::kWarpgroups; ++w) {
+        barrier_wait(&shared.q_empty[w], parity);
+        barrier_expect_bytes(&shared.q_full[w], Traits::kPanels * kBlockRows * 128);
+        for (int panel = 0; panel < Traits::kPanels; ++panel) {
+          copy_box_3d(shared.q + panel * Traits::kRowPanelBytes + w * kBlockRows * 128, q_map, &shared.q_full[w],
+                      64 * panel, slot.head, row + w * kBlockRows);
+        }
+      }
+    }
+  }
+};
+
+/// Loads the K or the V tiles of every tile that the scheduler hands out.
+template <typename Traits, bool kPermuted>
+struct Loader {
+  SharedMemory<Traits>& shared;
+  std::uint8_t (&stages)[Traits::kStages][Traits::kStageBytes];
+  std::uint64_t (&full)[Traits::kStages];
+  std::uint64_t (&empty)[Traits::kStages];
+
+  __device__ __forceinline__ void load_tile(const CUtensorMap* map, int stage, int tile) const {
+    barrier_expect_bytes(&full[stage], Traits::kStageBytes);
+    for (int panel = 0; panel < Traits::kPanels; ++panel) {
+      std::uint8_t* to = stages[stage] + panel * Traits::kKeyPanelBytes;
+      if constexpr (kPermuted) {
+        copy_box_5d(to, map, &full[stage], 64 * panel, tile * (Traits::kKeys / Traits::kBlock));
+      } else {
+        copy_box_2d(to, map, &full[stage], 64 * panel, tile * Traits::kKeys);
+      }
+    }
+  }
+
+  /// The last tile of a sequence that ends within it, pair by pair; what lies behind the end is filled with zeros.
+  __device__ __forceinline__ void load_pairs(const CUtensorMap* pairs, int stage, int tile) const {
+    constexpr int kBlock = Traits::kBlock;
+    barrier_expect_bytes(&full[stage], Traits::kStageBytes);
+    for (int panel = 0; panel < Traits::kPanels; ++panel) {
+#pragma unroll 1
+      for (int key = 0; key < Traits::kKeys; key += 2) {
+        const int in_block = key % kBlock;
+        const int row = key - in_block + in_block % (kBlock / 4) * 4 + in_block / (kBlock / 4) * 2;
+        copy_box_2d(stages[stage] + panel * Traits::kKeyPanelBytes + row * 128, pairs, &full[stage], 64 * panel,
+                    tile * Traits::kKeys + key);
+      }
+    }
+  }
+
+  /// `map` and `pairs` are MapKind.
+  __device__ void run(const CUtensorMap* maps, int map, int pairs) const {
+    Ring<Traits::kStages> ring(1);
+    for (int n = 0;; ++n) {
+      barrier_wait(&shared.slot_full[n % kSlots], n / kSlots & 1);
+      const TileSlot& slot = shared.slots[n % kSlots];
+      if (slot.tile < 0) return;
+      const CUtensorMap* own = maps + slot.map * kMapKinds;
+      const int end = slot.end;
+      const int k_len = slot.rows.k_len;
+      tensor_map_acquire(own + map);
+      if constexpr (kPermuted) tensor_map_acquire(own + pairs);
+      for (int tile = slot.begin; tile < end; ++tile) {
+        barrier_wait(&empty[ring.stage], ring.parity);
+        if (kPermuted && (tile + 1) * Traits::kKeys > k_len) {
+          load_pairs(own + pairs, ring.stage, tile);
+        } else {
+          load_tile(own + map, ring.stage, tile);
+        }
+        ring.advance();
+      }
+    }
+  }
+};
+
+// --- consumers -------------------------------------------------------------------------------------------------------
+
+/// Key tiles of one block of rows: [begin, end) are worked on; [clean0, clean_end0) and [clean1, clean_end1) of them need
+/// no mask.
+struct KeyRange {
+  int begin, end, cta_end;
+  int clean0, clean_end0;
+  int clean1, clean_end1;
+};
+
+template <typename Traits>
+__device__ __forceinline__ KeyRange key_range_of(const AttentionParams& p, const TileSlot& slot, int position) {
+  constexpr int kKeys = Traits::kKeys;
+  const int last_position = position + kBlockRows - 1;
+  const int k_len = uniform(slot.rows.k_len);
+  KeyRange range;
+  range.begin = uniform(slot.begin);
+  range.cta_end = uniform(slot.end);
+  range.end = p.is_causal ? min(range.cta_end, max(range.begin, floor_div(last_position, kKeys)) + 1) : range.cta_end;
+  const int visible_end = min(k_len / kKeys, p.is_causal ? floor_div(position + 1, kKeys) : k_len / kKeys);
+  int visible = p.sliding_window > 0 ? max(0, floor_div(last_position - p.sliding_window, kKeys) + 1) : 0;
+  range.clean0 = range.clean1 = visible;
+  range.clean_end0 = visible_end;
+  range.clean_end1 = 0;
+  if constexpr (Traits::kPattern != Pattern::kDense) {
+    visible = max(visible, (uniform(slot.rows.dense_keys) + kKeys - 1) / kKeys);
+    range.clean0 = visible;
+    if (p.dense_window_size > 0) {
+      range.clean_end0 = min(visible_end, floor_div(position - p.dense_window_size + 1, kKeys));
+      range.clean1 = max(visible, floor_div(last_position, kKeys) + 1);
+      range.clean_end1 = visible_end;
+    }
+  }
+  return range;
+}
+
+/// End of the run of clean tiles that `tile` lies in; `tile` itself if it is not clean.
+__device__ __forceinline__ int clean_until(const KeyRange& range, int tile) {
+  if (tile >= range.clean0 && tile < range.clean_end0) return min(range.clean_end0, range.end);
+  if (tile >= range.clean1 && tile < range.clean_end1) return min(range.clean_end1, range.end);
+  return tile;
+}
+
+/// Shared-memory matrix descriptor with 128-byte swizzle; leading: bytes between panels (V) or 16 where there is no such
+/// step, 1024 bytes between groups of 8 rows.
+__device__ __forceinline__ std::uint64_t matrix_descriptor(const void* matrix, int leading) {
+  const std::uint32_t address = shared_address(matrix);
+  return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | static_cast<std::uint64_t>(leading >> 4) << 16 |
+         std::uint64_t{1024 >> 4} << 32 | std::uint64_t{1} << 62;
+}
+
+template <typename Traits>
+__device__ __forceinline__ void issue_scores(float (&s)[Traits::kScores], std::uint64_t q, const std::uint8_t* k_stage) {
+  const std::uint64_t k = matrix_descriptor(k_stage, 16);
+#pragma unroll
+  for (int step = 0; step < Traits::kHeadDim / 16; ++step) {
+    const int panel = step / 4;
+    const int within = step % 4 * 2;  // 32 bytes, in units of 16
+    Wgmma<typename Traits::Element, Traits::kKeys>::scores(s, q + within + panel * (Traits::kRowPanelBytes / 16),
+                                                           k + within + panel * (Traits::kKeyPanelBytes / 16), step > 0);
+  }
+}
+
+/// O += P V. Sparse: `kept` and `metadata` are the compressed operand.
+template <typename Traits>
+__device__ __forceinline__ void issue_values(float (&o)[Traits::kOutputs], const std::uint32_t* kept,
+                                             const std::uint32_t* metadata, const std::uint8_t* v_stage) {
+  using Product = Wgmma<typename Traits::Element, Traits::kHeadDim>;
+  const std::uint64_t v = matrix_descriptor(v_stage, Traits::kKeyPanelBytes);
+  if constexpr (Traits::kSparse) {
+#pragma unroll
+    for (int i = 0; i < Traits::kKeys / 32; ++i) {
+      if (i % 2 == 0) {
+        Product::sparse_values0(o, kept + 4 * i, v + 256 * i, metadata[i / 2]);
+      } else {
+        Product::sparse_values1(o, kept + 4 * i, v + 256 * i, metadata[i / 2]);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < Traits::kKeys / 16; ++i) Product::values(o, kept + 4 * i, v + 128 * i);
+  }
+}
+
+template <typename Traits>
+struct Consumer {
+  static constexpr int kTurnThreads = 256;  ///< the warpgroup whose turn it is and the one that passes it on
+  static constexpr bool kBiased = Traits::kReference == Reference::kBiased;
+
+  SharedMemory<Traits>& shared;
+  const KernelArguments& args;
+  const int warpgroup;
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int quad_lane = thread % 4;
+  const int row = thread / 32 * 16 + thread % 32 / 4;  ///< of its block; the other one is row + 8
+
+  __device__ __forceinline__ void take_turn() const { named_barrier_sync(1 + warpgroup, kTurnThreads); }
+  __device__ __forceinline__ void pass_turn() const {
+    named_barrier_arrive(1 + (warpgroup + 1) % Traits::kWarpgroups, kTurnThreads);
+  }
+  __device__ __forceinline__ void release(std::uint64_t* empty) const {
+    if (thread == 0) barrier_arrive(empty);
+  }
+
+  /// Masks a tile's scores: positions, then selection where neither sink nor window holds a key.
+  __device__ __forceinline__ void mask(float (&s)[Traits::kScores], const SequenceRows& rows, int position,
+                                       int tile) const {
+    const AttentionParams& p = args.params;
+    const int first_key = tile * Traits::kKeys;
+    const int offset = first_key + quad_lane * KeyLayout<Traits>::kPerThread;
+    const int warp_position = uniform(position + thread / 32 * 16);
+    const RowLimits limits[2] = {limits_of(p, rows, position + row, offset),
+                                 limits_of(p, rows, position + row + 8, offset)};
+    const bool all_visible = first_key + Traits::kKeys <= rows.k_len &&
+                             (!p.is_causal || first_key + Traits::kKeys - 1 <= warp_position) && p.sliding_window == 0;
+    if (!all_visible) hide_keys<Traits>(s, limits);
+    if constexpr (Traits::kPattern == Pattern::kSparse2of4) {
+      drop_keys<Traits, 4, 2>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+    } else if constexpr (Traits::kPattern == Pattern::kSparse1of4) {
+      drop_keys<Traits, 4, 1>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+    } else if constexpr (Traits::kPattern == Pattern::kMasked) {
+      if (p.sparsity_m == 4) {  // 3:4: the other two of four have patterns of their own
+        drop_keys<Traits, 4, 3>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+      } else {
+        drop_keys<Traits, 8, 0>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+      }
+    }
+  }
+
+  /// O, log-sum-exp and, where the biased reference has failed, marks. `position` is the block's.
+  __device__ __forceinline__ void store(const float (&o)[Traits::kOutputs], const RowState& rows, int position, int head,
+                                        const SequenceRows& sequence, TileSlot& slot) const {
+    using Element = typename Traits::Element;
+    const AttentionParams& p = args.params;
+    constexpr float kLn2 = 0.6931471805599453f;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float sum = quad_sum(rows.sum[h]);
+      const int at = position + row + 8 * h;
+      const std::int64_t index = (static_cast<std::int64_t>(sequence.q_base) + at) * p.heads + head;
+      bool wanted = at >= sequence.first && at < sequence.k_len;
+      if (!kBiased && args.rescue && wanted) {
+        wanted = __float_as_uint(p.logsumexp[index]) == kMarkedRow;
+      }
+      __syncwarp();  // every lane of the quad has read the mark before it is overwritten
+      const bool bad = kBiased && !(sum > 2.3509887e-38f && sum < 1.2676506e30f);  // 2^-125, 2^100
+      if (wanted && quad_lane == 0) {
+        const float lse = sum == 0.0f ? kNegativeInfinity<float> : (log2f(sum) - rows.shift[h]) * kLn2;
+        p.logsumexp[index] = bad ? __uint_as_float(kMarkedRow) : lse;
+        if (bad && atomicExch(&slot.flagged, 1u) == 0) {
+          args.schedule.rescue_list[atomicAdd(&args.schedule.counters->rescued, 1u)] = static_cast<unsigned>(slot.tile);
+        }
+      }
+      const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
+      Element* out = static_cast<Element*>(p.output) + index * p.head_dim;
+#pragma unroll
+      for (int q = 0; q < Traits::kHeadDim / 32; ++q) {
+        // 4 x 4 transpose over the quad: lane c gets the 16 bytes of 8-column block 4q + c
+        std::uint32_t x[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int b = 4 * (4 * q + i) + 2 * h;
+          x[i] = pack<Element>(o[b] * factor, o[b + 1] * factor);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+          const std::uint32_t y = __shfl_xor_sync(kFullWarp, (quad_lane & 1) != 0 ? x[i] : x[i + 1], 1);
+          ((quad_lane & 1) != 0 ? x[i] : x[i + 1]) = y;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const std::uint32_t y = __shfl_xor_sync(kFullWarp, (quad_lane & 2) != 0 ? x[i] : x[i + 2], 2);
+          ((quad_lane & 2) != 0 ? x[i] : x[i + 2]) = y;
+        }
+        const int column = 8 * (4 * q + quad_lane);
+        if (wanted && column < p.head_dim) *reinterpret_cast<uint4*>(out + column) = make_uint4(x[0], x[1], x[2], x[3]);
+      }
+    }
+  }
+
+  __device__ void run() const {
+    float o[Traits::kOutputs];
+    float s[Traits::kScores];
+    RowState rows;
+    Weights<Traits> weights;
+    // Sparse pattern, masked tiles: keys 2 and 3 of each group, while weights.kept has keys 0 and 1.
+    std::uint32_t upper[Traits::kSparse ? Traits::kKeys / 8 : 1];
+    const float scale = args.scale_log2;
+    const std::uint64_t q = matrix_descriptor(shared.q + warpgroup * kBlockRows * 128, 16);
+    Ring<Traits::kStages> k(0), v(0);
+    int n = 0;  // tiles of this CTA
+    const auto next_key_stage = [&] {
+      release(&shared.k_empty[k.stage]);
+      k.advance();
+    };
+    const auto next_value_stage = [&] {
+      release(&shared.v_empty[v.stage]);
+      v.advance();
+    };
+    const auto issue_masked_values = [&] {
+      if constexpr (Traits::kSparse) {
+        std::uint32_t lower_pair[(Traits::kKeys + 63) / 64], upper_pair[(Traits::kKeys + 63) / 64];
+#pragma unroll
+        for (int i = 0; i < (Traits::kKeys + 63) / 64; ++i) {
+          lower_pair[i] = weights.metadata[i];
+          upper_pair[i] = 0xEEEEEEEEu;
+        }
+        issue_values<Traits>(o, weights.kept, lower_pair, shared.v[v.stage]);
+        issue_values<Traits>(o, upper, upper_pair, shared.v[v.stage]);
+      } else {
+        issue_values<Traits>(o, weights.kept, weights.metadata, shared.v[v.stage]);
+      }
+    };
+    const auto masked_softmax = [&](const SequenceRows& sequence, int position, int tile) {
+      mask(s, sequence, position, tile);
+      if constexpr (kBiased) {
+        start_rows(s, scale, rows);
+      } else {
+        raise_rows(s, scale, o, rows);
+      }
+      if constexpr (Traits::kSparse) {
+        exponentials<Traits>(s, scale, rows);
+#pragma unroll
+        for (int b = 0; b < Traits::kKeys / 16; ++b) {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const int at = 8 * b + 2 * h;
+            weights.kept[2 * b + h] = pack<typename Traits::Element>(s[at], s[at + 1]);
+            upper[2 * b + h] = pack<typename Traits::Element>(s[at + 4], s[at + 5]);
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < (Traits::kKeys + 63) / 64; ++i) weights.metadata[i] = 0x44444444u;
+      } else {
+        dense_softmax<Traits>(s, scale, rows, weights);
+      }
+    };
+    const auto clean_softmax = [&] {
+      if constexpr (Traits::kPattern == Pattern::kMasked) {
+        const AttentionParams& p = args.params;
+        if (p.sparsity_m == 4) {
+          drop_clean_keys<Traits, 4, 3>(s, 3);
+        } else if (p.sparsity_n == 4) {
+          drop_clean_keys<Traits, 8, 4>(s, 4);
+        } else {
+          drop_clean_keys<Traits, 8, 0>(s, p.sparsity_n);
+        }
+      }
+      if constexpr (!kBiased) raise_rows(s, scale, o, rows);
+      if constexpr (Traits::kSparse) {
+        sparse_softmax<Traits>(s, scale, quad_lane, rows, weights);
+      } else {
+        dense_softmax<Traits>(s, scale, rows, weights);
+      }
+    };
+
+    if (warpgroup == Traits::kWarpgroups - 1) named_barrier_arrive(1, kTurnThreads);  // the first turn is warpgroup 0's
+    barrier_wait(&shared.slot_full[0], 0);
+    if (uniform(shared.slots[0].tile) < 0) return;
+#pragma unroll
+    for (int i = 0; i < Traits::kOutputs; ++i) o[i] = 0.0f;
+    barrier_wait(&shared.q_full[warpgroup], 0);
+    barrier_wait(&shared.k_full[k.stage], k.parity);
+    take_turn();
+    wgmma_fence();
+    issue_scores<Traits>(s, q, shared.k[k.stage]);
+    wgmma_commit();
+    pass_turn();
+    wgmma_wait<0>();
+    wgmma_results(s);
+    next_key_stage();
+#pragma unroll 1
+    for (;;) {
+      TileSlot& slot = shared.slots[n % kSlots];
+      const int position = uniform(slot.position) + warpgroup * kBlockRows;
+      const SequenceRows sequence = {uniform(slot.rows.q_base), uniform(slot.rows.first), uniform(slot.rows.k_len),
+                                     uniform(slot.rows.dense_keys)};
+      KeyRange range = key_range_of<Traits>(args.params, slot, position);
+      int tile = range.begin;
+#pragma unroll 1
+      for (;;) {
+        const int clean_end = clean_until(range, tile);
+        if (tile < clean_end) {
+          if constexpr (kBiased) start_rows(s, scale, rows);
+#pragma unroll 1
+          for (;;) {
+            clean_softmax();
+            if (++tile == range.end) break;
+            barrier_wait(&shared.v_full[v.stage], v.parity);
+            barrier_wait(&shared.k_full[k.stage], k.parity);
+            take_turn();
+            wgmma_fence();
+            issue_values<Traits>(o, weights.kept, weights.metadata, shared.v[v.stage]);
+            wgmma_commit();
+            issue_scores<Traits>(s, q, shared.k[k.stage]);
+            wgmma_commit();
+            pass_turn();
+            wgmma_wait<1>();
+            next_value_stage();
+            wgmma_wait<0>();
+            wgmma_results(s);
+            wgmma_results(o);
+            next_key_stage();
+            if constexpr (kBiased) guard_rows(o, rows);
+            if (tile == clean_end) break;
+          }
+          if (tile == range.end) {
+            release(&shared.q_empty[warpgroup]);
+            if constexpr (Traits::kSparse) {
+#pragma unroll
+              for (auto& pair : upper) pair = 0;  // the last product is issued as a masked one
+            }
+            break;
+          }
+        }
+        if (tile == range.end - 1) release(&shared.q_empty[warpgroup]);
+        masked_softmax(sequence, position, tile);
+        if (++tile == range.end) break;
+        barrier_wait(&shared.v_full[v.stage], v.parity);
+        barrier_wait(&shared.k_full[k.stage], k.parity);
+        take_turn();
+        wgmma_fence();
+        issue_masked_values();
+        wgmma_commit();
+        if constexpr (Traits::kSparse) {  // both products of a masked tile and Q·Kᵀ do not fit the registers together
+          wgmma_wait<0>();
+          wgmma_results(o);
+          wgmma_fence();
+        }
+        issue_scores<Traits>(s, q, shared.k[k.stage]);
+        wgmma_commit();
+        pass_turn();
+        wgmma_wait<1>();
+        next_value_stage();
+        wgmma_wait<0>();
+        wgmma_results(s);
+        wgmma_results(o);
+        next_key_stage();
+        if constexpr (kBiased) guard_rows(o, rows);
+      }
+      // Turns without use: key tiles that other warpgroups of the CTA need.
+      const int skipped = range.cta_end - range.end;
+#pragma unroll 1
+      for (int i = 0; i < skipped; ++i) {
+        barrier_wait(&shared.k_full[k.stage], k.parity);
+        next_key_stage();
+        take_turn();
+        pass_turn();
+      }
+      // The last P·V of this tile together with the first Q·Kᵀ of the next.
+      const int head = slot.head;
+      ++n;
+      barrier_wait(&shared.slot_full[n % kSlots], n / kSlots & 1);
+      const bool more = uniform(shared.slots[n % kSlots].tile) >= 0;
+      barrier_wait(&shared.v_full[v.stage], v.parity);
+      if (!more) {
+        take_turn();
+        wgmma_fence();
+        issue_masked_values();
+        wgmma_commit();
+        if (warpgroup < Traits::kWarpgroups - 1) pass_turn();
+        wgmma_wait<0>();
+        wgmma_results(o);
+        next_value_stage();
+#pragma unroll 1
+        for (int i = 0; i < skipped; ++i) {
+          barrier_wait(&shared.v_full[v.stage], v.parity);
+          next_value_stage();
+        }
+        store(o, rows, position, head, sequence, slot);
+        return;
+      }
+      barrier_wait(&shared.q_full[warpgroup], n & 1);
+      barrier_wait(&shared.k_full[k.stage], k.parity);
+      take_turn();
+      wgmma_fence();
+      issue_masked_values();
+      wgmma_commit();
+      if constexpr (Traits::kSparse) {
+        wgmma_wait<0>();
+        wgmma_results(o);
+        wgmma_fence();
+      }
+      issue_scores<Traits>(s, q, shared.k[k.stage]);
+      wgmma_commit();
+      pass_turn();
+      wgmma_wait<1>();
+      wgmma_results(o);
+      next_value_stage();
+#pragma unroll 1
+      for (int i = 0; i < skipped; ++i) {
+        barrier_wait(&shared.v_full[v.stage], v.parity);
+        next_value_stage();
+      }
+      store(o, rows, position, head, sequence, slot);
+      rows = RowState();
+#pragma unroll
+      for (int i = 0; i < Traits::kOutputs; ++i) o[i] = 0.0f;
+      wgmma_wait<0>();
+      wgmma_results(s);
+      next_key_stage();
+    }
+  }
+};
+
+template <typename Traits>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    flash_forward(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ KernelArguments args) {
+  extern __shared__ std::uint8_t raw[];
+  auto& shared = *reinterpret_cast<SharedMemory<Traits>*>((reinterpret_cast<std::uintptr_t>(raw) + 1023) &
+                                                          ~std::uintptr_t{1023});
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Traits::kWarpgroups; ++i) {
+      barrier_init(&shared.q_full[i], 1);
+      barrier_init(&shared.q_empty[i], 1);
+    }
+    for (int i = 0; i < Traits::kStages; ++i) {
+      barrier_init(&shared.k_full[i], 1);
+      barrier_init(&shared.v_full[i], 1);
+      barrier_init(&shared.k_empty[i], Traits::kWarpgroups);
+      barrier_init(&shared.v_empty[i], Traits::kWarpgroups);
+    }
+    for (auto& barrier : shared.slot_full) barrier_init(&barrier, 1);
+    barrier_init_fence();
+  }
+  __syncthreads();
+  const int warpgroup = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 128, 0);
+  if (warpgroup == 0) {
+    registers_shrink<Traits::kProducerRegisters>();
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    if (threadIdx.x % 32 != 0) return;
+    if (warp == 0) {
+      Loader<Traits, Traits::kPermutedKeys>{shared, shared.k, shared.k_full, shared.k_empty}.run(args.schedule.maps,
+                                                                                                 kKeys, kKeyPairs);
+    } else if (warp == 1) {
+      Loader<Traits, Traits::kPermutedValues>{shared, shared.v, shared.v_full, shared.v_empty}.run(
+          args.schedule.maps, kValues, kValuePairs);
+    } else if (warp == 2) {
+      Scheduler<Traits>{shared, args}.run(&q_map);
+    }
+  } else {
+    registers_grow<Traits::kConsumerRegisters>();
+    Consumer<Traits>{shared, args, warpgroup - 1}.run();
+  }
+}
+
+}  // namespace modelopt::kernels::cuda::sm90
