@@ -1,0 +1,50 @@
+// Decode in two kernels: split_keys attends to the keys in chunks, merge_chunks puts the chunks of a row together.
+//
+// A chunk is kChunkKeys consecutive keys of one sequence for one key head, counted from the sequence's first key. One
+// warp computes it for all query rows of all query heads that read the key head, and leaves the rows' maxima, sums and
+// unnormalised outputs in the workspace. Chunks and their order depend on the sequence alone, so that a row has the same
+// bits whatever else is in the batch, however loose the bounds are and however many multiprocessors there are.
+#pragma once
+
+#include <vector_types.h>  // float2
+
+#include "kernels/cuda/attention_params.h"
+
+namespace modelopt::kernels::cuda::decode {
+
+inline constexpr int kMaxRows = 16;       ///< query rows times the heads of a group: rows of one mma
+inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr int kChunkKeysLog2 = 8;  ///< 256 keys: 32 of them fill a GPU's warps, and partial results stay small
+
+struct DecodeParams {
+  AttentionParams attention;
+  int group = 1;  ///< query heads per key head
+  int rows = 1;   ///< max_q_len * group, at most kMaxRows
+  /// Chunks (times key heads) that the workspace has room for. Sequences that do not share keys need no more. Where
+  /// they do, a chunk gets twice as many keys until all fit.
+  int capacity = 0;
+  int* chunk_offsets = nullptr;       ///< [batch + 1], written by split_keys: chunks of the sequences before
+  float* partial_output = nullptr;    ///< [capacity, kv_heads, rows, head_dim]
+  float2* partial_softmax = nullptr;  ///< [capacity, kv_heads, rows]: row maximum of the scores, sum of the weights
+};
+
+/// Keys [begin, end) of a sequence.
+struct KeySpan {
+  int begin = 0;
+  int end = 0;
+};
+
+/// The keys that some row of the sequence sees by position.
+MODELOPT_HOST_DEVICE constexpr KeySpan visible_keys(const AttentionParams& p, const SequenceRange& s) {
+  const int first_position = s.k_len - s.q_len;  // of the first row; the last row stands at the last key
+  const int begin = p.sliding_window > 0 ? first_position - p.sliding_window + 1 : 0;
+  return {begin > 0 ? begin : 0, s.q_len > 0 ? s.k_len : 0};
+}
+
+MODELOPT_HOST_DEVICE constexpr int first_chunk(KeySpan keys, int chunk_log2) { return keys.begin >> chunk_log2; }
+
+MODELOPT_HOST_DEVICE constexpr int chunk_count(KeySpan keys, int chunk_log2) {
+  return keys.end > keys.begin ? ((keys.end - 1) >> chunk_log2) - first_chunk(keys, chunk_log2) + 1 : 0;
+}
+
+}  // namespace modelopt::kernels::cuda::decode

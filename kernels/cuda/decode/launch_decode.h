@@ -1,0 +1,16 @@
+// Launches of the decode kernels, defined in split_keys.cuh and merge_chunks.cu.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/decode/decode_params.h"
+
+namespace modelopt::kernels::cuda::decode {
+
+/// For head_dim <= kHeadDim.
+template <typename Element, int kHeadDim>
+void launch_split_keys(const DecodeParams& params, cudaStream_t stream);
+
+void launch_merge_chunks(const DecodeParams& params, cudaStream_t stream);
+
+}  // namespace modelopt::kernels::cuda::decode
