@@ -1,6 +1,7 @@
 #include <modelopt/eval/evaluate.h>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
