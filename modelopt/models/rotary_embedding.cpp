@@ -148,7 +148,8 @@ at::Tensor RotaryEmbedding::angles(const at::Tensor& positions, const std::vecto
   std::vector<at::Tensor> parts;
   std::int64_t start = 0;
   for (std::size_t b = 0; b < lengths.size(); ++b) {
-    parts.push_back(rows.narrow(0, start, lengths[b]) * inverse_frequencies(prompt_lengths[b]).to(rows.device()));
+    parts.push_back(rows.narrow(0, start, lengths[b]) *
+                    inverse_frequencies(prompt_lengths[b]).to(rows.device(), /*non_blocking=*/true));
     start += lengths[b];
   }
   return at::cat(parts);
