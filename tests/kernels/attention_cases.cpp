@@ -110,7 +110,8 @@ std::ostream& operator<<(std::ostream& out, const CaseShape& shape) {
              << (shape.fill == Fill::kNormal ? ", normal" : ", integers")
              << (shape.storage == Storage::kPacked     ? ", packed"
                  : shape.storage == Storage::kPoisoned ? ", poisoned"
-                                                       : ", poisoned and aligned") << ", seed " << shape.seed;
+                                                       : ", poisoned and aligned")
+             << ", seed " << shape.seed;
 }
 
 std::ostream& operator<<(std::ostream& out, const Setting& s) {
@@ -263,7 +264,8 @@ at::Tensor raw_scores(const AttentionArgs& args, const SequenceRows& rows) {
 
 Expected attend_under_mask(const AttentionArgs& args, const at::Tensor& attended) {
   const at::TensorOptions options = args.q.options().dtype(at::kDouble);
-  Expected expected{at::zeros(args.q.sizes(), options), at::full({args.q.size(0), args.q.size(1)}, -kInfinity, options)};
+  Expected expected{at::zeros(args.q.sizes(), options),
+                    at::full({args.q.size(0), args.q.size(1)}, -kInfinity, options)};
   for (const SequenceRows& rows : sequences_of(args)) {
     if (rows.q_len == 0 || rows.k_len == 0) continue;
     const at::Tensor mask = attended.narrow(0, rows.q_start, rows.q_len).narrow(2, 0, rows.k_len).transpose(0, 1);

@@ -126,7 +126,9 @@ std::string output_error_beyond_eager(const AttentionArgs& args, const at::Tenso
   if (exact.numel() == 0) return "";
   const Errors own = errors_of(output, exact), eager = errors_of(eager_in_dtype(args, mask), exact);
   const double u = unit_roundoff(args.q.scalar_type());
-  const double largest = exact.abs().max().item<double>(), rms = std::sqrt(exact.square().mean().item<double>());
+  double largest = exact.abs().max().item<double>(), rms = std::sqrt(exact.square().mean().item<double>());
+  // Few values are no sample of errors: each may be off by the rounding of the weights and its own, of averages of V.
+  if (exact.numel() < 1000) largest = rms = 2.0 * at::where(args.v.isfinite(), args.v.abs(), 0.0).max().item<double>();
   if (auto text = error_beyond("largest", own.largest, eager.largest, u * largest); !text.empty()) return text;
   return error_beyond("RMS", own.rms, eager.rms, u * rms);
 }
@@ -146,8 +148,8 @@ std::string reference_for(const AttentionArgs& args) {
 
 std::string check_mask(const AttentionArgs& args, const at::Tensor& actual, const at::Tensor& expected, Fill fill) {
   if (fill == Fill::kIntegers) {
-    const auto text = bitwise_difference(actual.to(at::kByte), expected.to(at::kByte));
-    return text.empty() ? "" : "mask " + text;
+    if (actual.equal(expected)) return "";
+    return "mask " + bitwise_difference(actual.to(at::kByte), expected.to(at::kByte));
   }
   MODELOPT_CHECK(
       args.skip_softmax_threshold.value_or(0.0) == 0.0, InvalidArgument,

@@ -26,8 +26,8 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 at::Tensor ints(const std::vector<int>& values) { return at::tensor(values, at::kInt); }
 
-/// One sequence whose queries are 1 (in the first element, if the backend wants more than one), so that the score of key
-/// j is keys[j]; v[j] = j.
+/// One sequence whose queries are 1 (in the first element, if the backend wants more than one), so that the score of
+/// key j is keys[j]; v[j] = j.
 AttentionArgs score_args(const TestedBackend& backend, const std::vector<float>& keys, int q_len) {
   AttentionArgs args = on_backend(AttentionArgs(), backend);
   const auto count = static_cast<std::int64_t>(keys.size());
@@ -286,11 +286,10 @@ TEST_CASE("semantics: N = 0 and lambda = 0 are the dense call bit for bit", "[se
 
 TEST_CASE("semantics: the phase decides which sequences get N:M", "[semantics]") {
   for (const TestedBackend& backend : tested_backends()) {
-    AttentionArgs args = on_backend(make_args(shape_for(backend, {.lengths = {{1, 20}, {3, 20}},
-                                                                  .heads = 2,
-                                                                  .kv_heads = 1,
-                                                                  .fill = Fill::kIntegers})),
-                                    backend);
+    AttentionArgs args =
+        on_backend(make_args(shape_for(
+                       backend, {.lengths = {{1, 20}, {3, 20}}, .heads = 2, .kv_heads = 1, .fill = Fill::kIntegers})),
+                   backend);
     args.sparsity_n = 1;
     args.dense_window_size = 0;
     const auto attended_pairs = [&](const std::string& phase, std::size_t b) {
@@ -313,10 +312,9 @@ TEST_CASE("semantics: rows that see no key and rows of no sequence give 0 and -i
     for (const auto dtype : backend.those_of({at::kFloat, at::kDouble, at::kBFloat16})) {
       INFO(backend << ", " << dtype);
       // Lq > Lk: the first rows lie before the first key. Poisoned: three NaN rows of no sequence around each sequence.
-      AttentionArgs args =
-          on_backend(make_args(shape_for(
-                         backend, {.lengths = {{5, 2}, {4, 0}}, .dtype = dtype, .storage = Storage::kPoisoned})),
-                     backend);
+      AttentionArgs args = on_backend(
+          make_args(shape_for(backend, {.lengths = {{5, 2}, {4, 0}}, .dtype = dtype, .storage = Storage::kPoisoned})),
+          backend);
       const AttentionResult result = run(args);
       // Rows: 3 of none, 4 of sequence 1, 3 of none, 5 of sequence 0, 3 of none.
       for (std::int64_t row = 0; row < 18; ++row) {
@@ -380,7 +378,8 @@ TEST_CASE("semantics: NaN shows even where N:M or skip-softmax would have droppe
     if (backend.skips) args.skip_softmax_threshold = 0.5;
     args.skip_softmax_br = 1;
     args.skip_softmax_bc = 8;
-    CHECK(attended(args, 0) == (backend.skips ? "1...1..........................." : "1...1...1...1...1...1...1...1..."));
+    CHECK(attended(args, 0) ==
+          (backend.skips ? "1...1..........................." : "1...1...1...1...1...1...1...1..."));
     args.k[21].fill_(kNaN);
     const AttentionResult result = run(args);
     INFO(backend);
@@ -469,8 +468,7 @@ TEST_CASE("semantics: statistics count pairs as the mask has them and change no 
 TEST_CASE("semantics: query head h reads key head h / (Hq / Hkv)", "[semantics]") {
   for (const TestedBackend& backend : tested_backends()) {
     INFO(backend);
-    const CaseShape shape =
-        shape_for(backend, {.lengths = {{70, 70}}, .heads = 6, .kv_heads = 2, .head_dim = 24});
+    const CaseShape shape = shape_for(backend, {.lengths = {{70, 70}}, .heads = 6, .kv_heads = 2, .head_dim = 24});
     const AttentionArgs grouped = on_backend(make_args(shape), backend);
     AttentionArgs repeated = grouped;
     repeated.k = grouped.k.repeat_interleave(3, 1);

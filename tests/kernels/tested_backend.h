@@ -59,7 +59,8 @@ std::ostream& operator<<(std::ostream& out, const TestedBackend& backend);
 
 /// The attended keys, read from outputs: with V = D columns of the identity a row's output is not zero in column d iff
 /// the row attends to that key. What is attended does not depend on the softmax scale, so a tiny one is taken, with
-/// which no weight underflows (but for skip-softmax, which decides on scaled scores). A row that sees a NaN or +inf score reads as attending to everything.
+/// which no weight underflows (skip-softmax decides on scaled scores: its calls keep their scale). A row that sees a
+/// NaN or +inf score reads as attending to everything.
 [[nodiscard]] at::Tensor mask_through_identity(const AttentionArgs& args);
 
 }  // namespace modelopt::kernels::testing

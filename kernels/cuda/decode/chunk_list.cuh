@@ -25,7 +25,7 @@ __device__ inline int count_chunks(const AttentionParams& p, int lane, int chunk
 /// The smallest chunk, from kChunkKeysLog2 on, with which the workspace has room for all. It has for one per sequence.
 __device__ inline int chunk_log2_that_fits(const DecodeParams& d, int lane) {
   int chunk_log2 = kChunkKeysLog2;
-  while (chunk_log2 < 30 && count_chunks(d.attention, lane, chunk_log2) > d.capacity) ++chunk_log2;
+  while (!d.all_fit && chunk_log2 < 30 && count_chunks(d.attention, lane, chunk_log2) > d.capacity) ++chunk_log2;
   return chunk_log2;
 }
 

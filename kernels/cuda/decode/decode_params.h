@@ -1,9 +1,10 @@
 // Decode in two kernels: split_keys attends to the keys in chunks, merge_chunks puts the chunks of a row together.
 //
-// A chunk is kChunkKeys consecutive keys of one sequence for one key head, counted from the sequence's first key. One
+// A chunk is 2^kChunkKeysLog2 consecutive keys of one sequence for one key head, counted from the sequence's first key. One
 // warp computes it for all query rows of all query heads that read the key head, and leaves the rows' maxima, sums and
-// unnormalised outputs in the workspace. Chunks and their order depend on the sequence alone, so that a row has the same
-// bits whatever else is in the batch, however loose the bounds are and however many multiprocessors there are.
+// unnormalised outputs in the workspace. Chunks and their order depend on the sequence alone, so that a row has the
+// same bits whatever else is in the batch, however loose the bounds are and however many multiprocessors there are
+// (but where so many sequences share keys that chunks are enlarged, see DecodeParams::capacity).
 #pragma once
 
 #include <vector_types.h>  // float2
@@ -12,17 +13,20 @@
 
 namespace modelopt::kernels::cuda::decode {
 
-inline constexpr int kMaxRows = 16;       ///< query rows times the heads of a group: rows of one mma
+inline constexpr int kMaxRows = 16;  ///< query rows times the heads of a group: rows of one mma
 inline constexpr float kLog2E = 1.4426950408889634f;
-inline constexpr int kChunkKeysLog2 = 8;  ///< 256 keys: 32 of them fill a GPU's warps, and partial results stay small
+/// 256 keys: few enough that one long sequence gives work to every warp of a GPU, and so many that a chunk's partial
+/// results are a small part of what it reads.
+inline constexpr int kChunkKeysLog2 = 8;
 
 struct DecodeParams {
   AttentionParams attention;
   int group = 1;  ///< query heads per key head
   int rows = 1;   ///< max_q_len * group, at most kMaxRows
-  /// Chunks (times key heads) that the workspace has room for. Sequences that do not share keys need no more. Where
-  /// they do, a chunk gets twice as many keys until all fit.
+  /// Chunks (times key heads) that the workspace has room for: the most that the bounds allow, or, if that is less, the
+  /// most of sequences that share no keys. Then, should sequences share keys, chunks may have to be larger.
   int capacity = 0;
+  bool all_fit = true;                ///< whatever the lengths are
   int* chunk_offsets = nullptr;       ///< [batch + 1], written by split_keys: chunks of the sequences before
   float* partial_output = nullptr;    ///< [capacity, kv_heads, rows, head_dim]
   float2* partial_softmax = nullptr;  ///< [capacity, kv_heads, rows]: row maximum of the scores, sum of the weights

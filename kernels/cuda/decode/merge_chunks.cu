@@ -1,6 +1,6 @@
 // Puts the chunks of a row together: one block per query row and head. A thread owns four elements of the head; the
-// block's teams of head_dim / 4 threads share the chunks, team t takes chunks t, t + teams, ..., and the teams' sums are
-// added in their order. Which chunk goes where depends on the row alone.
+// block's teams of head_dim / 4 threads share the chunks, team t takes chunks t, t + teams, ..., and the teams' sums
+// are added in their order. Which chunk goes where depends on the row alone.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

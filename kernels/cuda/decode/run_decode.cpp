@@ -19,12 +19,10 @@ bool aligned(const void* base, const Strides& strides) {
          strides.head * kElementBytes % kAlignment == 0;
 }
 
-/// Chunks of keys that the workspace needs room for (decode_params.h).
-std::int64_t chunk_capacity(const AttentionParams& p) {
-  constexpr std::int64_t kChunk = std::int64_t{1} << decode::kChunkKeysLog2;
-  const std::int64_t of_longest = (p.max_k_len + kChunk - 1) / kChunk;
-  return std::min(p.batch * of_longest, p.total_kv / kChunk + p.batch);
-}
+constexpr std::int64_t kChunk = std::int64_t{1} << decode::kChunkKeysLog2;
+
+std::int64_t most_chunks(const AttentionParams& p) { return p.batch * ((p.max_k_len + kChunk - 1) / kChunk); }
+std::int64_t most_chunks_of_disjoint_keys(const AttentionParams& p) { return p.total_kv / kChunk + p.batch; }
 
 /// Offsets of arrays in one allocation, each at a multiple of 256 bytes.
 class Layout {
@@ -66,10 +64,12 @@ bool decode_fits(const AttentionParams& params) {
 
 void run_decode(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream) {
   const int group = params.heads / params.kv_heads;
+  const std::int64_t capacity = std::min(most_chunks(params), most_chunks_of_disjoint_keys(params));
   DecodeParams decode{.attention = params,
                       .group = group,
                       .rows = params.max_q_len * group,
-                      .capacity = static_cast<int>(chunk_capacity(params))};
+                      .capacity = static_cast<int>(capacity),
+                      .all_fit = capacity == most_chunks(params)};
   const std::size_t partial_rows = std::size_t(decode.capacity) * params.kv_heads * decode.rows;
   Layout layout;
   const std::size_t offsets = layout.add((std::size_t(params.batch) + 1) * sizeof(int));

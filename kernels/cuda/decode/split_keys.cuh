@@ -166,7 +166,8 @@ class ChunkAttention {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int key = first_key + eight * 8 + lane_ % 4 * 2 + i % 2;
-        if (!visible_by_position(p_, position_[i / 2], key, sequence_.k_len)) scores[eight][i] = kNegativeInfinity<float>;
+        if (!visible_by_position(p_, position_[i / 2], key, sequence_.k_len))
+          scores[eight][i] = kNegativeInfinity<float>;
       }
     }
   }
@@ -263,7 +264,8 @@ __global__ void __launch_bounds__(kWarp) split_keys(const __grid_constant__ Deco
   for (std::int64_t work = blockIdx.x;; work += gridDim.x) {
     ChunkCursor::Chunk chunk;
     if (!cursor.seek(static_cast<int>(work / p.kv_heads), chunk)) return;
-    attention.run(sequence_range(p, chunk.sequence), static_cast<int>(work % p.kv_heads), chunk.index, chunk_log2, work);
+    attention.run(sequence_range(p, chunk.sequence), static_cast<int>(work % p.kv_heads), chunk.index, chunk_log2,
+                  work);
   }
 }
 

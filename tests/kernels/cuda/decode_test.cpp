@@ -22,7 +22,8 @@ AttentionArgs decode_args(const CaseShape& shape, const TestedBackend& backend, 
 }  // namespace
 
 TEST_CASE("decode: one row per sequence, ragged caches, every head dim", "[decode]") {
-  const std::vector<Lengths> lengths{{1, 1}, {1, 63}, {1, 64}, {1, 65}, {1, 255}, {1, 256}, {1, 257}, {1, 1500}, {1, 0}};
+  const std::vector<Lengths> lengths{{1, 1},   {1, 63},  {1, 64},   {1, 65}, {1, 255},
+                                     {1, 256}, {1, 257}, {1, 1500}, {1, 0}};
   for (const TestedBackend& backend : tested_backends()) {
     for (const auto dtype : backend.dtypes) {
       for (const std::int64_t head_dim : {8, 32, 40, 64, 72, 80, 96, 112, 128, 136, 192, 256}) {
@@ -48,9 +49,9 @@ TEST_CASE("decode: groups of heads and several rows, causal and with a sliding w
     std::int64_t heads, kv_heads, rows;
   };
   for (const TestedBackend& backend : tested_backends()) {
-    for (const auto& [heads, kv_heads, rows] : {Group{1, 1, 1}, Group{4, 4, 3}, Group{6, 2, 5}, Group{8, 1, 2},
-                                                Group{16, 1, 1}, Group{14, 2, 2}, Group{2, 2, 16}, Group{17, 1, 1},
-                                                Group{4, 1, 5}}) {
+    for (const auto& [heads, kv_heads, rows] :
+         {Group{1, 1, 1}, Group{4, 4, 3}, Group{6, 2, 5}, Group{8, 1, 2}, Group{16, 1, 1}, Group{14, 2, 2},
+          Group{2, 2, 16}, Group{17, 1, 1}, Group{4, 1, 5}}) {
       for (const std::int64_t window : {0, 1, 100, 1000}) {
         const CaseShape shape{.lengths = {{rows, 700}, {rows, rows}, {1, 300}, {rows, 1}},
                               .heads = heads,
@@ -84,16 +85,11 @@ TEST_CASE("decode: bits do not depend on what else is in the batch", "[decode]")
     for (const int batch : {1, 2, 16, 200}) {
       std::vector<Lengths> lengths(static_cast<std::size_t>(batch), Lengths{1, 40});
       lengths.back() = {1, 5000};
-      const CaseShape shape{
-          .lengths = lengths, .heads = 4, .kv_heads = 2, .head_dim = 128, .dtype = at::kBFloat16};
+      const CaseShape shape{.lengths = lengths, .heads = 4, .kv_heads = 2, .head_dim = 128, .dtype = at::kBFloat16};
       AttentionArgs args = decode_args(shape, backend);
-      const AttentionArgs alone_tensors = decode_args({.lengths = {{1, 5000}},
-                                                       .heads = 4,
-                                                       .kv_heads = 2,
-                                                       .head_dim = 128,
-                                                       .dtype = at::kBFloat16,
-                                                       .seed = 77},
-                                                      backend);
+      const AttentionArgs alone_tensors = decode_args(
+          {.lengths = {{1, 5000}}, .heads = 4, .kv_heads = 2, .head_dim = 128, .dtype = at::kBFloat16, .seed = 77},
+          backend);
       const SequenceRows last = sequences_of(args).back();
       args.q.narrow(0, last.q_start, 1).copy_(alone_tensors.q);
       args.k.narrow(0, last.k_start, 5000).copy_(alone_tensors.k);

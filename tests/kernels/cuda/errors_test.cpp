@@ -53,31 +53,40 @@ TEST_CASE("errors: tensors on different devices", "[errors]") {
 TEST_CASE("errors: sm90 says what it does not take", "[errors]") {
   CHECK(message_on(cuda_args(at::kFloat), "sm90") ==
         "backend \"sm90\" cannot run attention on CUDA tensors of Float with head_dim 64: sm90: its tensor-core "
-        "instructions take Half and BFloat16, not Float; sm80: can run it" + kCpuBackends);
-  CHECK(message_on(cuda_args(at::kHalf, 59), "sm90") ==
-        "backend \"sm90\" cannot run attention on CUDA tensors of Half with head_dim 59, not aligned to 16 bytes: sm90: "
-        "needs a head_dim that is a multiple of 8, not 59; sm80: can run it" + kCpuBackends);
+        "instructions take Half and BFloat16, not Float; sm80: can run it" +
+            kCpuBackends);
+  CHECK(
+      message_on(cuda_args(at::kHalf, 59), "sm90") ==
+      "backend \"sm90\" cannot run attention on CUDA tensors of Half with head_dim 59, not aligned to 16 bytes: sm90: "
+      "needs a head_dim that is a multiple of 8, not 59; sm80: can run it" +
+          kCpuBackends);
   AttentionArgs args = cuda_args(at::kBFloat16, 72);
   args.q = args.q.narrow(2, 1, 64);
   args.k = args.k.narrow(2, 0, 64);
   args.v = args.v.narrow(2, 0, 64);
   CHECK(message_on(args, "sm90") ==
         "backend \"sm90\" cannot run attention on CUDA tensors of BFloat16 with head_dim 64, not aligned to 16 bytes: "
-        "sm90: needs q, k and v with bases and strides that are multiples of 16 bytes; sm80: can run it" + kCpuBackends);
+        "sm90: needs q, k and v with bases and strides that are multiples of 16 bytes; sm80: can run it" +
+            kCpuBackends);
   CHECK(message_of([] { return attention_with_mask(on_backend(cuda_args(at::kHalf), "sm90")); }) ==
         "backend \"sm90\" cannot run attention on CUDA tensors of Half with head_dim 64, with the attended mask (as "
-        "gradients need it): sm90: does not return the attended mask or statistics; sm80: can run it" + kCpuBackends);
+        "gradients need it): sm90: does not return the attended mask or statistics; sm80: can run it" +
+            kCpuBackends);
 }
 
 TEST_CASE("errors: what no CUDA backend takes", "[errors]") {
-  CHECK(message_on(cuda_args(at::kDouble), "auto") ==
-        "no backend can run attention on CUDA tensors of Double with head_dim 64: sm90: has no kernel for dtype Double; "
-        "sm80: has no kernel for dtype Double" + kCpuBackends);
+  CHECK(
+      message_on(cuda_args(at::kDouble), "auto") ==
+      "no backend can run attention on CUDA tensors of Double with head_dim 64: sm90: has no kernel for dtype Double; "
+      "sm80: has no kernel for dtype Double" +
+          kCpuBackends);
   AttentionArgs args = cuda_args(at::kHalf);
   args.skip_softmax_threshold = 0.5;
-  CHECK(message_on(args, "auto") ==
-        "no backend can run attention on CUDA tensors of Half with head_dim 64, skip-softmax: sm90: skip-softmax is not "
-        "in the CUDA backends yet; sm80: skip-softmax is not in the CUDA backends yet" + kCpuBackends);
+  CHECK(
+      message_on(args, "auto") ==
+      "no backend can run attention on CUDA tensors of Half with head_dim 64, skip-softmax: sm90: skip-softmax is not "
+      "in the CUDA backends yet; sm80: skip-softmax is not in the CUDA backends yet" +
+          kCpuBackends);
   for (const TestedBackend& backend : tested_backends()) {
     const std::string message = message_on(make_args({.lengths = {{4, 4}}, .dtype = at::kHalf}), backend.name);
     CHECK(message == "backend \"" + backend.name +
@@ -110,7 +119,8 @@ TEST_CASE("errors: auto takes sm90 where it can, else sm80", "[errors]") {
 
 TEST_CASE("errors: the call after an error is right", "[errors]") {
   for (const TestedBackend& backend : tested_backends()) {
-    const AttentionArgs args = on_backend(make_args({.lengths = {{20, 20}}, .head_dim = 64, .dtype = at::kHalf}), backend);
+    const AttentionArgs args =
+        on_backend(make_args({.lengths = {{20, 20}}, .head_dim = 64, .dtype = at::kHalf}), backend);
     const AttentionResult before = run(args);
     CHECK_THROWS_AS(attention(on_backend(cuda_args(at::kDouble), backend.name)), Unsupported);
     CHECK(bitwise_difference(run(args).output, before.output) == "");

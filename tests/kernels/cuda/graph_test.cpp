@@ -91,7 +91,8 @@ TEST_CASE("streams: calls on several streams at once give the bits of calls one 
   for (const TestedBackend& backend : tested_backends()) {
     std::vector<AttentionArgs> calls;
     std::vector<AttentionResult> expected;
-    for (const auto& [max_q, max_k] : {std::pair{300, 300}, std::pair{1, 6000}, std::pair{90, 700}, std::pair{2, 4000}}) {
+    for (const auto& [max_q, max_k] :
+         {std::pair{300, 300}, std::pair{1, 6000}, std::pair{90, 700}, std::pair{2, 4000}}) {
       calls.push_back(bounded_args(backend, max_q, max_k));
       calls.back().sparsity_n = calls.size() % 2 == 0 ? 0 : 2;
       expected.push_back(attention(calls.back()));

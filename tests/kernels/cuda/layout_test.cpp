@@ -18,8 +18,8 @@ namespace {
 at::Tensor ints(const std::vector<int>& values) { return at::tensor(values, at::kInt); }
 
 const std::vector<Lengths>& ragged_lengths() {
-  static const std::vector<Lengths> lengths{{100, 100}, {1, 1},  {129, 257}, {0, 5},    {300, 300}, {64, 64},
-                                            {63, 127},  {2, 200}, {17, 3},   {128, 128}, {1, 190},   {191, 191}};
+  static const std::vector<Lengths> lengths{{100, 100}, {1, 1},   {129, 257}, {0, 5},     {300, 300}, {64, 64},
+                                            {63, 127},  {2, 200}, {17, 3},    {128, 128}, {1, 190},   {191, 191}};
   return lengths;
 }
 
@@ -172,14 +172,14 @@ TEST_CASE("layout: rows of a sequence that is out of range are NaN, and no other
   };
   // Sequence 0 stays as it is. Sequence 1 reads or writes beyond the tensors (160 rows) or the bounds (90).
   const std::vector<Metadata> bad{
-      {{0, 90}, {90, 70}, {0, 91}, {90, 70}, 90, 70},              // its keys end after the last row
-      {{0, 90}, {90, 70}, {0, -1}, {90, 70}, 90, 70},              // its keys start before the first row
-      {{0, 90}, {90, 70}, {0, 0}, {90, 91}, 90, 70},               // more keys than their bound
-      {{0, 90}, {90, 70}, {0, 0}, {90, -5}, 90, 70},               // fewer than none
-      {{0, 91}, {90, 70}, {0, 90}, {90, 70}, 91, 69},              // queries beyond the last row
-      {{0, 90}, {90, 2147483647}, {0, 90}, {90, 70}, 90, 70},      // the sum of start and length overflows int
-      {{0, 90}, {90, -3}, {0, 90}, {90, 70}, 90, 0},               // owns no row
-      {{0, 60}, {60, 95}, {0, 90}, {60, 70}, 60, 95},              // more queries than their bound
+      {{0, 90}, {90, 70}, {0, 91}, {90, 70}, 90, 70},          // its keys end after the last row
+      {{0, 90}, {90, 70}, {0, -1}, {90, 70}, 90, 70},          // its keys start before the first row
+      {{0, 90}, {90, 70}, {0, 0}, {90, 91}, 90, 70},           // more keys than their bound
+      {{0, 90}, {90, 70}, {0, 0}, {90, -5}, 90, 70},           // fewer than none
+      {{0, 91}, {90, 70}, {0, 90}, {90, 70}, 91, 69},          // queries beyond the last row
+      {{0, 90}, {90, 2147483647}, {0, 90}, {90, 70}, 90, 70},  // the sum of start and length overflows int
+      {{0, 90}, {90, -3}, {0, 90}, {90, 70}, 90, 0},           // owns no row
+      {{0, 60}, {60, 95}, {0, 90}, {60, 70}, 60, 95},          // more queries than their bound
   };
   for (const TestedBackend& backend : tested_backends()) {
     for (std::size_t i = 0; i < bad.size(); ++i) {

@@ -98,8 +98,8 @@ TEST_CASE("scores: millions, and small differences between them", "[scores]") {
       INFO(backend << ", " << dtype);
       check_patterns(outer_product(backend, dtype, std::vector<float>(kKeys, 1024.0f), keys), backend);
       // All near 2^14, apart by 1: the second element adds 0 to 3.
-      AttentionArgs close = outer_product(backend, dtype, std::vector<float>(kKeys, 128.0f),
-                                          std::vector<float>(kKeys, 128.0f));
+      AttentionArgs close =
+          outer_product(backend, dtype, std::vector<float>(kKeys, 128.0f), std::vector<float>(kKeys, 128.0f));
       close.q.select(2, 1).fill_(1);
       for (int j = 0; j < kKeys; ++j) close.k[j][0][1] = j * 7 % 4;
       check_patterns(close, backend);

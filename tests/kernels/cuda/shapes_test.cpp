@@ -1,5 +1,5 @@
-// FlashAttention's classes of shapes: head dims and lengths at, below and above tile sizes, with all patterns, sinks and
-// windows, sampled so that neighbours in the list differ in everything.
+// FlashAttention's classes of shapes: head dims and lengths at, below and above tile sizes, with all patterns, sinks
+// and windows, sampled so that neighbours in the list differ in everything.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/tensor.h>
 #include <catch2/catch_test_macros.hpp>

@@ -61,8 +61,8 @@ class Watchdog {
     while (!done_) {
       const std::uint64_t seen = steps_;
       if (changed_.wait_for(lock, kPatience, [&] { return done_ || steps_ != seen; })) continue;
-      std::fprintf(stderr, "no progress for %lld s; launched last:\n%s\n",
-                   static_cast<long long>(kPatience.count()), launches_.c_str());
+      std::fprintf(stderr, "no progress for %lld s; launched last:\n%s\n", static_cast<long long>(kPatience.count()),
+                   launches_.c_str());
       std::_Exit(EXIT_FAILURE);
     }
   }
