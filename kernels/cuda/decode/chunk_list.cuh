@@ -11,6 +11,20 @@ namespace modelopt::kernels::cuda::decode {
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 inline constexpr int kWarp = 32;
 
+/// In split_keys: merge_chunks may be put in place as soon as there is room. In merge_chunks: waits for the end of
+/// split_keys and all that it wrote. All blocks of split_keys are resident, so that none can be kept out by one that
+/// waits.
+__device__ inline void allow_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /// Chunks of sequence b; none beyond the batch.
 __device__ inline int chunks_of(const AttentionParams& p, int b, int chunk_log2) {
   return b < p.batch ? chunk_count(visible_keys(p, sequence_range(p, b)), chunk_log2) : 0;

@@ -1,8 +1,8 @@
 // Decode in two kernels: split_keys attends to the keys in chunks, merge_chunks puts the chunks of a row together.
 //
-// A chunk is 2^kChunkKeysLog2 consecutive keys of one sequence for one key head, counted from the sequence's first key. One
-// warp computes it for all query rows of all query heads that read the key head, and leaves the rows' maxima, sums and
-// unnormalised outputs in the workspace. Chunks and their order depend on the sequence alone, so that a row has the
+// A chunk is 2^kChunkKeysLog2 consecutive keys of one sequence for one key head, counted from the sequence's first key.
+// One warp computes it for all query rows of all query heads that read the key head, and leaves the rows' maxima, sums
+// and unnormalised outputs in the workspace. Chunks and their order depend on the sequence alone, so that a row has the
 // same bits whatever else is in the batch, however loose the bounds are and however many multiprocessors there are
 // (but where so many sequences share keys that chunks are enlarged, see DecodeParams::capacity).
 #pragma once

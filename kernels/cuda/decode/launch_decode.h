@@ -11,6 +11,7 @@ namespace modelopt::kernels::cuda::decode {
 template <typename Element, int kHeadDim>
 void launch_split_keys(const DecodeParams& params, cudaStream_t stream);
 
+/// Where the GPU can (sm_90), its blocks are already in place when split_keys ends.
 void launch_merge_chunks(const DecodeParams& params, cudaStream_t stream);
 
 }  // namespace modelopt::kernels::cuda::decode

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/decode/chunk_list.cuh"
 #include "kernels/cuda/decode/launch_decode.h"
 #include "kernels/cuda/sm80/mma_sync.cuh"
 
@@ -83,6 +84,7 @@ template <typename Element>
 __global__ void __launch_bounds__(kThreads) merge_chunks(const __grid_constant__ DecodeParams d) {
   __shared__ WeightedSum sums[kThreads];
   const AttentionParams& p = d.attention;
+  wait_for_previous_kernel();
   const int head = static_cast<int>(blockIdx.x % p.heads);
   const int token = static_cast<int>(blockIdx.x / p.heads % p.max_q_len);
   const int b = static_cast<int>(blockIdx.x / p.heads / p.max_q_len);
@@ -119,12 +121,19 @@ __global__ void __launch_bounds__(kThreads) merge_chunks(const __grid_constant__
 void launch_merge_chunks(const DecodeParams& params, cudaStream_t stream) {
   const AttentionParams& p = params.attention;
   const auto blocks = static_cast<unsigned>(std::int64_t{p.batch} * p.max_q_len * p.heads);  // fits: decode_fits
-  if (p.dtype == ElementType::kFloat16) {
-    merge_chunks<__half><<<blocks, kThreads, 0, stream>>>(params);
-  } else {
-    merge_chunks<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(params);
-  }
-  MODELOPT_CUDA_CHECK(cudaGetLastError(), "launching merge_chunks with ", blocks, " blocks");
+  const auto kernel = p.dtype == ElementType::kFloat16 ? merge_chunks<__half> : merge_chunks<__nv_bfloat16>;
+  cudaFuncAttributes compiled{};
+  MODELOPT_CUDA_CHECK(cudaFuncGetAttributes(&compiled, kernel), "attributes of merge_chunks");
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = kThreads;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = compiled.ptxVersion >= 90 ? 1 : 0;  // older code does not wait in the kernel
+  MODELOPT_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params), "launching merge_chunks with ", blocks, " blocks");
 }
 
 }  // namespace modelopt::kernels::cuda::decode

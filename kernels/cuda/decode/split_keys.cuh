@@ -257,6 +257,7 @@ __global__ void __launch_bounds__(kWarp) split_keys(const __grid_constant__ Deco
   extern __shared__ __align__(128) unsigned char shared[];
   const int lane = static_cast<int>(threadIdx.x);
   const AttentionParams& p = d.attention;
+  allow_next_kernel();
   const int chunk_log2 = chunk_log2_that_fits(d, lane);
   if (blockIdx.x == 0) ChunkCursor(p, lane, chunk_log2).write_offsets(d.chunk_offsets);
   ChunkAttention<Config> attention(d, lane, shared);
@@ -276,6 +277,9 @@ void launch_split_keys(const DecodeParams& params, cudaStream_t stream) {
   MODELOPT_CUDA_CHECK(cudaGetDevice(&device), "current device");
   MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
                       "multiprocessors of GPU ", device);
+  MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(split_keys<Config>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                           cudaSharedmemCarveoutMaxShared),
+                      "asking for all shared memory");
   MODELOPT_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_processor, split_keys<Config>, kWarp,
                                                                     Config::kSharedBytes),
                       "occupancy of split_keys");
