@@ -181,7 +181,7 @@ TEST_CASE("options that cannot be met are refused") {
     return "no error";
   };
   CHECK(message_of({.dtype = at::kDouble}) == "dtype Double, expected float32, float16 or bfloat16");
-  CHECK(message_of({.device = at::Device(at::kMeta)}) == "device meta, expected cpu or cuda");
+  CHECK(message_of({.device = at::Device(at::kMeta)}) == "device meta: expected cpu or cuda");
 }
 
 }  // namespace
