@@ -416,7 +416,7 @@ def main():
           f"bf16; {arguments.rounds} rounds of {arguments.seconds:g} s; FlashAttention-3 is "
           f"{'at hand' if flash_attn_func else 'not at hand'}\n\n{HEADER}", flush=True)
     results, begin = [], time.monotonic()
-    with torch.inference_mode():
+    with torch.no_grad():
         for name in arguments.cases or CASES:
             measurements = measure(CASES[name], arguments.rounds, arguments.seconds, nvml)
             rates = {measurement.candidate.name: measurement.rate() for measurement in measurements}
