@@ -53,12 +53,20 @@ __device__ inline std::uint32_t keys_above_negative_infinity(const float (&x)[kK
 /// floor(a / b) for b > 0.
 __device__ inline int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
+/// What one thread block of a forward kernel works on: a tile of query rows of one head of one sequence.
+struct BlockProblem {
+  SequenceRange sequence;
+  int batch = 0;
+  int head = 0;
+  int offset = 0;    ///< position of the sequence's first query row, Lk - Lq
+  int tile_row = 0;  ///< position of the tile's first row, may be no row of the sequence
+};
+
 /// Writes the attended mask and counts the statistics, if the caller asked for them. Costs nothing elsewhere: it is
 /// used by the kernels with kGeneral only.
 class Recorder {
  public:
-  __device__ Recorder(const ForwardParams& params, const SequenceRange& s, int batch, int head)
-      : params_(params), s_(s), batch_(batch), head_(head) {}
+  __device__ Recorder(const ForwardParams& params, const BlockProblem& block) : params_(params), block_(block) {}
 
   /// Whether anything is to be recorded.
   [[nodiscard]] __device__ bool active() const {
@@ -75,20 +83,20 @@ class Recorder {
     }
   }
 
-  /// Row i of the sequence sees `visible` of the eight keys from first_key on, a multiple of 8, and attends to
+  /// The row at position p sees `visible` of the eight keys from first_key on, a multiple of 8, and attends to
   /// `attended` of them.
-  __device__ void record(int i, int first_key, std::uint32_t visible, std::uint32_t attended) {
-    if (visible == 0 || i < 0 || i >= s_.q_len) return;
-    const AttentionParams& p = params_.attention;
-    if (p.mask != nullptr) mask_row(i)[first_key / 8] = static_cast<std::uint8_t>(attended);
-    if (p.stats == nullptr) return;
+  __device__ void record(int p, int first_key, std::uint32_t visible, std::uint32_t attended) {
+    const int i = p - block_.offset;
+    if (visible == 0 || i < 0 || i >= block_.sequence.q_len) return;
+    const AttentionParams& attention = params_.attention;
+    if (attention.mask != nullptr) mask_row(i)[first_key / 8] = static_cast<std::uint8_t>(attended);
+    if (attention.stats == nullptr) return;
     pairs_visible_ += __popc(visible);
     pairs_attended_ += __popc(attended);
     // Key blocks are multiples of 8 long: the eight keys lie in one.
-    const int offset = s_.k_len - s_.q_len;
-    const int query_block = floor_div(i + offset, p.skip_br) - floor_div(offset, p.skip_br);
-    const std::int64_t block = head_of_batch() * params_.query_blocks + query_block;
-    params_.block_visible[block * params_.key_blocks + first_key / p.skip_bc] = 1;
+    const int query_block = floor_div(p, attention.skip_br) - floor_div(block_.offset, attention.skip_br);
+    const std::int64_t row_of_blocks = head_of_batch() * params_.query_blocks + query_block;
+    params_.block_visible[row_of_blocks * params_.key_blocks + first_key / attention.skip_bc] = 1;
   }
 
   /// Adds this warp's counts to the statistics; all lanes call it.
@@ -109,17 +117,16 @@ class Recorder {
  private:
   [[nodiscard]] __device__ std::uint8_t* mask_row(int i) const {
     const AttentionParams& p = params_.attention;
-    return p.mask + (static_cast<std::int64_t>(s_.q_start + i) * p.heads + head_) * p.mask_bytes;
+    return p.mask + (static_cast<std::int64_t>(block_.sequence.q_start + i) * p.heads + block_.head) * p.mask_bytes;
   }
 
   [[nodiscard]] __device__ std::int64_t head_of_batch() const {
-    return static_cast<std::int64_t>(batch_) * params_.attention.heads + head_;
+    return static_cast<std::int64_t>(block_.batch) * params_.attention.heads + block_.head;
   }
 
   const ForwardParams& params_;
-  const SequenceRange& s_;
-  int batch_, head_;
-  unsigned long long pairs_visible_ = 0, pairs_attended_ = 0;
+  const BlockProblem& block_;
+  std::uint32_t pairs_visible_ = 0, pairs_attended_ = 0;  ///< of this thread: fewer than two rows of 2^30 keys have
 };
 
 }  // namespace modelopt::kernels::cuda::sm80

@@ -74,14 +74,15 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
   const auto tiles = static_cast<unsigned>(params.query_tiles);
   const int tile_of_head = static_cast<int>(tiles - 1 - blockIdx.x % tiles);  // those with the most keys come first
   const int head_of_batch = static_cast<int>(blockIdx.x / tiles);
-  const int batch = head_of_batch / p.heads;
-  const int head = head_of_batch % p.heads;
-  const SequenceRange s = sequence_range(p, batch);
+  BlockProblem block{.batch = head_of_batch / p.heads, .head = head_of_batch % p.heads};
+  block.sequence = sequence_range(p, block.batch);
+  const SequenceRange& s = block.sequence;
+  const int head = block.head;
   const int row_begin = tile_of_head * kFp32QueryRows;
   const int row_end = min(row_begin + kFp32QueryRows, s.q_len);
   if (row_begin >= row_end) return;
 
-  const int offset = s.k_len - s.q_len;
+  const int offset = block.offset = s.k_len - s.q_len;
   const int end_key = p.is_causal ? min(row_end + offset, s.k_len) : s.k_len;
   const int first_key = p.sliding_window > 0 ? max(row_begin + offset - p.sliding_window + 1, 0) : 0;
   const int width = row_floats(p.head_dim);
@@ -93,7 +94,7 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
   const float* k = head_of(p.k, p.k_strides, s.k_start, kv_head);
   const float* v = head_of(p.v, p.v_strides, s.k_start, kv_head);
 
-  Recorder recorder(params, s, batch, head);
+  Recorder recorder(params, block);
   recorder.clear_mask(row_begin, row_end);
   copy_rows(queries, width, kFp32QueryRows, head_of(p.q, p.q_strides, s.q_start, head), p.q_strides.row, row_begin,
             s.q_len, p.head_dim);
@@ -144,7 +145,7 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
       }
       attended[r] = __ballot_sync(kWarp, attends);
       if (recorder.active() && lane % 8 == 0) {
-        recorder.record(i, key, visible >> lane & kAllKeys, attended[r] >> lane & kAllKeys);
+        recorder.record(position, key, visible >> lane & kAllKeys, attended[r] >> lane & kAllKeys);
       }
 
       float raised = larger_or_nan(maximum[r], sees ? x[r] : kNegativeInfinity<float>);

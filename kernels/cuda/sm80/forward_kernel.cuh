@@ -9,7 +9,7 @@
 //   registers       O and scores in fp32 accumulators; P is packed in place; Q fragments are read again for every tile
 //
 //   head_dim   rows x keys  rows/warp  slots  shared memory  blocks/SM   registers of O + scores per thread
-//   <= 64      128 x 64     32         3      40 KiB         2           64 + 64
+//   <= 64      128 x 64     32         3      40 KiB         3 or 2      64 + 64
 //   <= 128     128 x 64     32         3      80 KiB         2           128 + 64
 //   <= 256      64 x 64     16         2      96 KiB         2 (sm_90)   128 + 32
 //
@@ -51,7 +51,7 @@ struct ForwardConfig {
   static constexpr int kKeys = 64;
   static constexpr int kKeyBlocks = kKeys / kKeyBlock;
   static constexpr int kSlots = kHeadDim <= 128 ? 3 : 2;
-  static constexpr int kBlocksPerSm = 2;
+  static constexpr int kBlocksPerSm = kHeadDim == 64 && !kSparse && !kGeneral ? 3 : 2;
 
   static constexpr int kPitch = 2 * kHeadDim;  ///< bytes of a row in shared memory
   static constexpr int kTileBytes = kKeys * kPitch;
@@ -63,24 +63,17 @@ struct ForwardConfig {
 
 enum class TileWay { kHidden, kWhole, kSelected, kMasked };
 
-/// Everything of a block's problem that does not change from tile to tile.
-struct BlockProblem {
-  SequenceRange sequence;
-  int batch = 0;
-  int head = 0;
-  int offset = 0;    ///< position of the sequence's first query row, Lk - Lq
-  int tile_row = 0;  ///< position of the tile's first row, a multiple of kRows; may be no row of the sequence
-};
-
 /// How a warp whose rows are at positions first_row … last_row takes the tile of keys first_key … last_key.
-__device__ inline TileWay way_of_tile(const AttentionParams& p, const SequenceRange& s, int first_row, int last_row,
+__device__ inline TileWay way_of_tile(const AttentionParams& p, int k_len, bool sparse_nm, int first_row, int last_row,
                                       int first_key, int last_key) {
   const int window = p.sliding_window;
-  if ((p.is_causal && first_key > last_row) || (window > 0 && first_row - last_key >= window)) return TileWay::kHidden;
+  if (first_key >= k_len || (p.is_causal && first_key > last_row) || (window > 0 && first_row - last_key >= window)) {
+    return TileWay::kHidden;
+  }
   const bool all_visible =
-      last_key < s.k_len && (!p.is_causal || last_key <= first_row) && (window == 0 || last_row - first_key < window);
+      last_key < k_len && (!p.is_causal || last_key <= first_row) && (window == 0 || last_row - first_key < window);
   if (!all_visible) return TileWay::kMasked;
-  if (!s.sparse_nm) return TileWay::kWhole;
+  if (!sparse_nm) return TileWay::kWhole;
   const bool outside_window =
       p.dense_window_size == 0 || first_row - last_key >= p.dense_window_size || first_key > last_row;
   const bool none_dense = first_key >= p.num_sink_tokens && outside_window;
@@ -107,11 +100,12 @@ class WarpRows {
 
   __device__ WarpRows(const ForwardParams& params, const BlockProblem& block, std::uint32_t query_tile)
       : params_(params.attention),
-        block_(block),
-        recorder_(params, block.sequence, block.batch, block.head),
-        softmax_(params.attention.scale),
-        first_row_(block.tile_row + warp() * C::kWarpRows),
-        has_rows_(first_row_ + C::kWarpRows > block.offset && first_row_ < block.sequence.k_len) {
+        recorder_(params, block),
+        softmax_(params.scale_log2),
+        sparse_nm_((C::kSparse || C::kGeneral) && block.sequence.sparse_nm),
+        first_row_(block.tile_row + warp() * C::kWarpRows) {
+    const bool has_rows = first_row_ + C::kWarpRows > block.offset && first_row_ < block.sequence.k_len;
+    k_len_ = has_rows ? block.sequence.k_len : 0;
     // Operand A, 16x16: matrices (rows 0-7, 8-15) x (chunks 0, 1)
     const int row = warp() * C::kWarpRows + lane() % 16;
     query_address_ = query_tile + row * C::kPitch + 16 * ((lane() / 16) ^ query_swizzle(row));
@@ -119,7 +113,7 @@ class WarpRows {
     key_offset_ = offset_in_tile(key_of_column(lane() / 16, lane() % 8), lane() / 8 % 2);
     // Operand B of 16 keys x 8 elements, transposed: 8-column blocks (h, h + 1) in chunks (n, n + 1)
     value_offset_ = offset_in_tile(key_of_column(lane() / 8 % 2, lane() % 8), lane() / 16);
-    // The same of 32 keys in the order of mma.sp
+    // The same of 32 keys, in the order of mma.sp
     sparse_value_offset_ = offset_in_tile(key_of_sparse_k(lane()), 0);
 #pragma unroll
     for (int b = 0; b < C::kRowBlocks; ++b) {
@@ -133,9 +127,8 @@ class WarpRows {
 
   /// Scores and weights of the tile that begins at `first_key`.
   __device__ void multiply_keys(std::uint32_t key_tile, int first_key) {
-    way_ = has_rows_ ? way_of_tile(params_, block_.sequence, first_row_, first_row_ + C::kWarpRows - 1, first_key,
-                                   first_key + C::kKeys - 1)
-                     : TileWay::kHidden;
+    way_ = way_of_tile(params_, k_len_, sparse_nm_, first_row_, first_row_ + C::kWarpRows - 1, first_key,
+                       first_key + C::kKeys - 1);
     if (way_ == TileWay::kHidden) return;
     compute_scores(key_tile);
     if constexpr (C::kSparse) {
@@ -163,12 +156,13 @@ class WarpRows {
     multiply_values_dense(value_tile);
   }
 
-  __device__ void write_output() {
+  /// `block` is not kept in registers while tiles are processed.
+  __device__ void write_output(const BlockProblem& block) {
     softmax_.finish();
 #pragma unroll
     for (int b = 0; b < C::kRowBlocks; ++b) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) write_row(b, half);
+      for (int half = 0; half < 2; ++half) write_row(block, b, half);
     }
     if constexpr (C::kGeneral) recorder_.finish();
   }
@@ -256,24 +250,22 @@ class WarpRows {
       float x[kKeysPerThread];
       get_scores(x, b, half, kb);
       const std::uint32_t kept = kept_keys(x, kAllKeys, params_.sparsity_n, 4);
-      recorder_.record(row_position(b, half) - block_.offset, key_of_thread(first_key, kb),
-                       keys_above_negative_infinity(x), kept);
+      recorder_.record(row_position(b, half), key_of_thread(first_key, kb), keys_above_negative_infinity(x), kept);
     });
   }
 
   /// Hides the keys that a row does not attend to (their scores become -inf), and gives the maxima of the visible ones.
   __device__ void hide_keys(int first_key, float (&maximum)[C::kRowBlocks][2]) {
-    const SequenceRange& s = block_.sequence;
     const bool by_position = way_ == TileWay::kMasked;
     for_each_run([&](int b, int half, int kb) {
       float x[kKeysPerThread];
       get_scores(x, b, half, kb);
       const int p = row_position(b, half);
       const int key = key_of_thread(first_key, kb);
-      const std::uint32_t visible = by_position ? visible_keys(params_, p, key, s.k_len) : kAllKeys;
+      const std::uint32_t visible = by_position ? visible_keys(params_, p, key, k_len_) : kAllKeys;
       std::uint32_t attended = visible;
       if constexpr (C::kSparse || C::kGeneral) {
-        if (s.sparse_nm) {
+        if (sparse_nm_) {
           const std::uint32_t kept = kept_keys(x, visible, params_.sparsity_n, C::kSparse ? 4 : params_.sparsity_m);
           attended = by_position ? visible & (kept | dense_keys(params_, p, key)) : kept;
         }
@@ -281,7 +273,7 @@ class WarpRows {
       if constexpr (C::kGeneral) {
         if (recorder_.active()) {
           const std::uint32_t seen = visible & keys_above_negative_infinity(x);
-          recorder_.record(p - block_.offset, key, seen, seen & attended);
+          recorder_.record(p, key, seen, seen & attended);
         }
       }
 #pragma unroll
@@ -341,7 +333,7 @@ class WarpRows {
 #pragma unroll
     for (int b = 0; b < C::kRowBlocks; ++b) {
       maximum[b][0] = maximum[b][1] = kNegativeInfinity<float>;
-      metadata_[b] = 0;
+      metadata_[b] = kMetadataBase;
     }
     for_each_run([&](int b, int half, int kb) {
       float x[kKeysPerThread];
@@ -349,10 +341,10 @@ class WarpRows {
 #pragma unroll
       for (int g = 0; g < 2; ++g) {
         KeptPair& pair = kept[b][half][kb][g];
-        pair = kN == 1 ? keep_1_of_4(x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3])
-                       : keep_2_of_4(x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]);
+        const int shift = 16 * half + 8 * kb + 4 * g;
+        pair = kN == 1 ? keep_1_of_4(x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3], shift, metadata_[b])
+                       : keep_2_of_4(x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3], shift, metadata_[b]);
         maximum[b][half] = larger_or_nan(maximum[b][half], larger_or_nan(pair.first, pair.second));
-        metadata_[b] |= pair.metadata << (16 * half + 8 * kb + 4 * g);
       }
     });
     softmax_.raise_maximum(maximum, output_);
@@ -403,10 +395,10 @@ class WarpRows {
     }
   }
 
-  __device__ void write_row(int b, int half) {
-    const int i = row_position(b, half) - block_.offset;
-    if (i < 0 || i >= block_.sequence.q_len) return;
-    const std::int64_t row = static_cast<std::int64_t>(block_.sequence.q_start + i) * params_.heads + block_.head;
+  __device__ void write_row(const BlockProblem& block, int b, int half) {
+    const int i = row_position(b, half) - block.offset;
+    if (i < 0 || i >= block.sequence.q_len) return;
+    const std::int64_t row = static_cast<std::int64_t>(block.sequence.q_start + i) * params_.heads + block.head;
     if (lane() % 4 == 0) params_.logsumexp[row] = softmax_.logsumexp(b, half);
     const float factor = softmax_.inverse_sum(b, half);
     auto* output = static_cast<std::uint16_t*>(params_.output) + row * params_.head_dim;
@@ -425,11 +417,11 @@ class WarpRows {
   }
 
   const AttentionParams& params_;
-  const BlockProblem& block_;
   Recorder recorder_;
   RowSoftmax<C::kRowBlocks> softmax_;
+  int k_len_;  ///< 0 if no row of the warp is a row of the sequence: every tile is hidden then
+  bool sparse_nm_;
   int first_row_;  ///< position of the warp's first row
-  bool has_rows_;  ///< whether any row of the warp is a row of the sequence
   TileWay way_ = TileWay::kHidden;
   std::uint32_t query_address_, key_offset_, value_offset_, sparse_value_offset_;
   float output_[C::kRowBlocks][C::kOutputColumns][4];
@@ -471,8 +463,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
 
   const int end_key = p.is_causal ? min(last_position + 1, s.k_len) : s.k_len;
   const int first_key = p.sliding_window > 0 ? max(first_position - p.sliding_window + 1, 0) : 0;
-  const int first_tile = first_key / C::kKeys;
-  const int end_tile = end_key > first_key ? (end_key - 1) / C::kKeys + 1 : first_tile;
+  const int first_tile_key = first_key / C::kKeys * C::kKeys;
 
   const std::uint32_t query_tile = shared_address(shared);
   WarpRows<C> rows(params, block, query_tile);
@@ -480,22 +471,28 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
     rows.recorder().clear_mask(row_begin, row_end);
     __syncthreads();
   }
-  if (first_tile < end_tile) {
-    const HeadRows queries = head_rows(p.q, p.q_strides, s.q_start, block.head);
-    copy_rows<C::kRows, C::kHeadDim, C::kPitch, C::kThreads, C::kGeneral>(
-        query_tile, queries, block.tile_row - block.offset, s.q_len, p.head_dim, params.aligned,
-        [](int row, int chunk) { return chunk ^ query_swizzle(row); });
+  if (first_key < end_key) {
+    using QueryCopier = RowCopier<C::kRows, C::kHeadDim, C::kThreads, C::kGeneral, true, &query_swizzle>;
+    const auto* q =
+        static_cast<const std::uint16_t*>(p.q) + s.q_start * p.q_strides.row + block.head * p.q_strides.head;
+    const int first_query = block.tile_row - block.offset;
+    QueryCopier(q, p.q_strides.row, first_query, s.q_len, p.head_dim, params.whole_chunks)
+        .copy_tile(query_tile, first_query);
+    using Copier = typename KeyValueStream<C>::Copier;
     const int kv_head = block.head / (p.heads / p.kv_heads);
-    KeyValueStream<C> stream(query_tile + C::kRows * C::kPitch, head_rows(p.k, p.k_strides, s.k_start, kv_head),
-                             head_rows(p.v, p.v_strides, s.k_start, kv_head), s.k_len, p.head_dim, params.aligned,
-                             first_tile, end_tile);
-    stream.start();
-    for (int tile = first_tile; tile < end_tile; ++tile) {
-      rows.multiply_keys(stream.next_keys(), tile * C::kKeys);
-      rows.multiply_values(stream.next_values());
+    const auto* k = static_cast<const std::uint16_t*>(p.k) + s.k_start * p.k_strides.row + kv_head * p.k_strides.head;
+    const auto* v = static_cast<const std::uint16_t*>(p.v) + s.k_start * p.v_strides.row + kv_head * p.v_strides.head;
+    KeyValueStream<C> stream(query_tile + C::kRows * C::kPitch,
+                             Copier(k, p.k_strides.row, first_tile_key, s.k_len, p.head_dim, params.whole_chunks),
+                             Copier(v, p.v_strides.row, first_tile_key, s.k_len, p.head_dim, params.whole_chunks));
+    stream.start(first_tile_key);
+    for (int key = first_tile_key; key < end_key; key += C::kKeys) {
+      const bool last = key + C::kKeys >= end_key;
+      rows.multiply_keys(stream.next_keys(key, last), key);
+      rows.multiply_values(stream.next_values(key, last));
     }
   }
-  rows.write_output();
+  rows.write_output(block_problem<C>(params));
 }
 
 }  // namespace modelopt::kernels::cuda::sm80

@@ -9,50 +9,71 @@
 
 namespace modelopt::kernels::cuda::sm80 {
 
-/// The rows of one head of a packed tensor, as 16-bit words.
-struct HeadRows {
-  const std::uint16_t* data = nullptr;  ///< row 0
-  std::int64_t row_stride = 0;
-};
-
-__device__ inline HeadRows head_rows(const void* data, Strides strides, int first_row, int head) {
-  return {static_cast<const std::uint16_t*>(data) + first_row * strides.row + head * strides.head, strides.row};
-}
-
-/// Copies rows [row_begin, row_begin + kRows) to a tile of kPitch bytes a row. Rows outside [0, row_end) and elements
-/// from head_dim on become 0; they are not read.
+/// Copies tiles of consecutive rows of a head, one after the other, to shared memory, kPitch bytes a row. Rows outside
+/// [0, row_end) and elements from head_dim on become 0; they are not read.
 ///
-/// Every thread copies the same 16-byte chunk of every (kThreads / chunks)-th row, asynchronously if the addresses are
-/// multiples of 16 bytes, otherwise element by element.
-template <int kRows, int kHeadDim, int kPitch, int kThreads, bool kAnyAlignment, typename Swizzle>
-__device__ void copy_rows(std::uint32_t tile, const HeadRows& rows, int row_begin, int row_end, int head_dim,
-                          bool aligned, Swizzle swizzle) {
-  constexpr int kChunks = kHeadDim / 8;
-  constexpr int kStep = kThreads / kChunks;
-  static_assert(kThreads % kChunks == 0 && kRows % kStep == 0);
-  const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-  const int first = static_cast<int>(threadIdx.x) / kChunks;
-  const int elements = min(max(head_dim - 8 * chunk, 0), 8);
-  const std::uint16_t* source = rows.data + (row_begin + first) * rows.row_stride + 8 * chunk;
+/// Every thread copies the same 16-byte chunk of every kStep-th row. It walks down the rows and is at the next tile
+/// after the last one. If `whole_chunks` (head_dim, addresses and strides are multiples of 16 bytes) it copies
+/// asynchronously, otherwise, which kAnyAlignment allows, element by element. `kSwizzle` is linear: the exclusive or of
+/// two rows without common bits has the exclusive or of their swizzles. Rows may be negative with kNegativeRows only.
+template <int kRows, int kHeadDim, int kThreads, bool kAnyAlignment, bool kNegativeRows, int (*kSwizzle)(int)>
+class RowCopier {
+ public:
+  /// `data` is row 0 of the head, `first_row` the first row of the first tile.
+  __device__ RowCopier(const void* data, std::int64_t row_stride, int first_row, int row_end, int head_dim,
+                       bool whole_chunks)
+      : step_(2 * kStep * row_stride),
+        elements_(min(max(head_dim - 8 * chunk(), 0), 8)),
+        offset_(first() * kPitch + 16 * (chunk() ^ kSwizzle(first()))),
+        row_end_(elements_ > 0 ? row_end - first() : -first()),
+        whole_chunks_(whole_chunks) {
+    source_ = static_cast<const char*>(data) + 2 * ((first_row + first()) * row_stride) + 16 * chunk();
+  }
+
+  /// Copies the next tile, whose first row is `first_row`.
+  __device__ void copy_tile(std::uint32_t tile, int first_row) {
 #pragma unroll
-  for (int i = 0; i < kRows / kStep; ++i) {
-    const int row = first + i * kStep;
-    const bool inside = row_begin + row >= 0 && row_begin + row < row_end;
-    const int count = inside ? elements : 0;
-    const std::uint32_t target = tile + row * kPitch + 16 * swizzle(row, chunk);
-    const std::uint16_t* from = source + i * kStep * rows.row_stride;
-    if (!kAnyAlignment || aligned) {
-      copy_async_16(target, count > 0 ? from : rows.data, 2 * count);
-      continue;
+    for (int i = 0; i < kRows / kStep; ++i) {
+      const std::uint32_t target = ((tile + offset_) ^ (16 * kSwizzle(i * kStep))) + i * kStep * kPitch;
+      const int row = first_row + i * kStep;
+      const bool inside = row < row_end_ && (!kNegativeRows || row >= -first());
+      if (!kAnyAlignment || whole_chunks_) {
+        copy_async_16(target, source_, inside);
+      } else {
+        copy_elements(target, inside ? elements_ : 0);
+      }
+      source_ += step_;
     }
+  }
+
+ private:
+  static constexpr int kPitch = 2 * kHeadDim;
+  static constexpr int kChunks = kHeadDim / 8;
+  static constexpr int kStep = kThreads / kChunks;  ///< a power of two
+  static_assert(kThreads % kChunks == 0 && kRows % kStep == 0);
+
+  [[nodiscard]] static __device__ int chunk() { return static_cast<int>(threadIdx.x) % kChunks; }
+  [[nodiscard]] static __device__ int first() { return static_cast<int>(threadIdx.x) / kChunks; }
+
+  __device__ void copy_elements(std::uint32_t target, int count) const {
     std::uint32_t words[4] = {};
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
-      if (e < count) words[e / 2] |= static_cast<std::uint32_t>(from[e]) << (16 * (e % 2));
+      if (e < count) {
+        words[e / 2] |= static_cast<std::uint32_t>(reinterpret_cast<const std::uint16_t*>(source_)[e])
+                        << (16 * (e % 2));
+      }
     }
     store_shared_16(target, words);
   }
-}
+
+  const char* source_;    ///< of this thread's chunk of the next row that it copies
+  std::int64_t step_;     ///< bytes from one row that it copies to the next
+  int elements_;          ///< of the chunk that lie in the row
+  std::uint32_t offset_;  ///< of the first chunk in a tile
+  int row_end_;           ///< less first(); nothing is inside if the chunk is beyond head_dim
+  bool whole_chunks_;
+};
 
 /// The tiles K0 V0 K1 V1 … of one head, through a ring of shared-memory slots.
 ///
@@ -62,64 +83,50 @@ __device__ void copy_rows(std::uint32_t tile, const HeadRows& rows, int row_begi
 template <class C>
 class KeyValueStream {
  public:
-  __device__ KeyValueStream(std::uint32_t slots, const HeadRows& keys, const HeadRows& values, int k_len, int head_dim,
-                            bool aligned, int first_tile, int end_tile)
-      : slots_(slots),
-        keys_(keys),
-        values_(values),
-        k_len_(k_len),
-        head_dim_(head_dim),
-        aligned_(aligned),
-        key_tile_(first_tile),
-        value_tile_(first_tile),
-        end_tile_(end_tile) {}
+  using Copier = RowCopier<C::kKeys, C::kHeadDim, C::kThreads, C::kGeneral, false, &key_swizzle>;
+
+  __device__ KeyValueStream(std::uint32_t slots, const Copier& keys, const Copier& values)
+      : slots_(slots), keys_(keys), values_(values) {}
 
   /// Starts the first kSlots - 1 copies. Copies begun before by the caller are part of the first one.
-  __device__ void start() {
-    fill(slots_, keys_, key_tile_);
-    if constexpr (C::kSlots == 3) fill(slots_ + C::kTileBytes, values_, value_tile_);
+  __device__ void start(int first_key) {
+    keys_.copy_tile(slots_, first_key);
+    commit_copies();
+    if constexpr (C::kSlots == 3) {
+      values_.copy_tile(slots_ + C::kTileBytes, first_key);
+      commit_copies();
+    }
   }
 
-  __device__ std::uint32_t next_keys() {
-    if constexpr (C::kSlots == 3) return next(keys_, key_tile_);
-    return next(values_, value_tile_);
+  /// The address of the tile of K that begins at `first_key`; `last` if there is none after it.
+  __device__ std::uint32_t next_keys(int first_key, bool last) {
+    if constexpr (C::kSlots == 3) return next(keys_, first_key + C::kKeys, !last);
+    return next(values_, first_key, true);
   }
 
-  __device__ std::uint32_t next_values() {
-    if constexpr (C::kSlots == 3) return next(values_, value_tile_);
-    return next(keys_, key_tile_);
+  __device__ std::uint32_t next_values(int first_key, bool last) {
+    if constexpr (C::kSlots == 3) return next(values_, first_key + C::kKeys, !last);
+    return next(keys_, first_key + C::kKeys, !last);
   }
 
  private:
   static_assert(C::kSlots == 2 || C::kSlots == 3, "the tile to copy is of the other or of the same kind");
 
-  __device__ std::uint32_t next(const HeadRows& refilled, int& tile) {
+  /// Refills the slot before if there is another tile. A group is committed in any case: the waits count groups.
+  __device__ std::uint32_t next(Copier& refilled, int refill_key, bool more) {
     wait_for_copies<C::kSlots - 2>();
     __syncthreads();
-    const std::uint32_t current = slots_ + slot_ * C::kTileBytes;
-    const int previous = slot_ == 0 ? C::kSlots - 1 : slot_ - 1;
-    fill(slots_ + previous * C::kTileBytes, refilled, tile);
-    slot_ = slot_ == C::kSlots - 1 ? 0 : slot_ + 1;
+    const std::uint32_t current = slots_ + slot_;
+    const int before = slot_ == 0 ? (C::kSlots - 1) * C::kTileBytes : slot_ - C::kTileBytes;
+    if (more) refilled.copy_tile(slots_ + before, refill_key);
+    commit_copies();
+    slot_ = slot_ == (C::kSlots - 1) * C::kTileBytes ? 0 : slot_ + C::kTileBytes;
     return current;
   }
 
-  /// Beyond the end nothing is copied, but a group is committed: the waits count groups.
-  __device__ void fill(std::uint32_t slot, const HeadRows& rows, int& tile) {
-    if (tile < end_tile_) {
-      copy_rows<C::kKeys, C::kHeadDim, C::kPitch, C::kThreads, C::kGeneral>(
-          slot, rows, tile * C::kKeys, k_len_, head_dim_, aligned_,
-          [](int row, int chunk) { return chunk ^ key_swizzle(row); });
-    }
-    ++tile;
-    commit_copies();
-  }
-
   std::uint32_t slots_;
-  HeadRows keys_, values_;
-  int k_len_, head_dim_;
-  bool aligned_;
-  int key_tile_, value_tile_, end_tile_;
-  int slot_ = 0;
+  Copier keys_, values_;
+  int slot_ = 0;  ///< offset of the tile that is next to be used
 };
 
 }  // namespace modelopt::kernels::cuda::sm80

@@ -13,11 +13,16 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// Copies `bytes` (0..16) from global memory and fills the rest of the 16 bytes with zeros. Both addresses are
-/// multiples of 16; with bytes = 0 `global` is not read.
-__device__ inline void copy_async_16(std::uint32_t shared, const void* global, int bytes) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
-               : "memory");
+/// Copies 16 bytes from global to shared memory, or writes zeros and does not read if not `inside`.
+__device__ inline void copy_async_16(std::uint32_t shared, const void* global, bool inside) {
+  asm volatile(
+      "{\n"
+      ".reg .pred ignore;\n"
+      "setp.eq.u32 ignore, %2, 0;\n"
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, ignore;\n"
+      "}" ::"r"(shared),
+      "l"(global), "r"(static_cast<std::uint32_t>(inside))
+      : "memory");
 }
 
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

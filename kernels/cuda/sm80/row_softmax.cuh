@@ -18,7 +18,7 @@ struct RowSoftmax {
   float sum[kRowBlocks][2];       ///< of the weights exp(scale (x - maximum)) of this thread's keys
   float exponent[kRowBlocks][2];  ///< scale_log2 * maximum, or 0 while the maximum is -inf
 
-  __device__ explicit RowSoftmax(float scale) : scale_log2(scale * 1.44269504088896341f) {
+  __device__ explicit RowSoftmax(float scale_times_log2_e) : scale_log2(scale_times_log2_e) {
 #pragma unroll
     for (int b = 0; b < kRowBlocks; ++b) {
       maximum[b][0] = maximum[b][1] = kNegativeInfinity<float>;

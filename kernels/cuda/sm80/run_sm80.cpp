@@ -56,7 +56,7 @@ void prepare_statistics(ForwardParams& params, const Workspace& workspace, cudaS
 
 void run_sm80(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
   const int padded_head_dim = p.head_dim <= 64 ? 64 : p.head_dim <= 128 ? 128 : 256;
-  ForwardParams params{.attention = p};
+  ForwardParams params{.attention = p, .scale_log2 = p.scale * 1.44269504088896341f};
   const bool fp32 = p.dtype == ElementType::kFloat32;
   const int rows = fp32 ? sm80::kFp32QueryRows : sm80::query_tile_rows(padded_head_dim);
   // Tiles are aligned to absolute positions: the rows of a sequence may begin and end inside one.
@@ -64,15 +64,16 @@ void run_sm80(const AttentionParams& p, const Workspace& workspace, cudaStream_t
   const std::int64_t blocks = std::int64_t{params.query_tiles} * p.heads * p.batch;
   MODELOPT_CHECK(blocks <= std::numeric_limits<std::int32_t>::max(), Unsupported, "batch * heads * max_input_len / ",
                  rows, " is ", blocks, ", expected less than 2^31 for backend sm80");
-  params.aligned =
-      copies_16_bytes(p.q, p.q_strides) && copies_16_bytes(p.k, p.k_strides) && copies_16_bytes(p.v, p.v_strides);
+  params.whole_chunks = p.head_dim % 8 == 0 && copies_16_bytes(p.q, p.q_strides) && copies_16_bytes(p.k, p.k_strides) &&
+                        copies_16_bytes(p.v, p.v_strides);
   if (p.stats != nullptr) prepare_statistics(params, workspace, stream);
 
   if (fp32) {
     sm80::launch_forward_fp32(params, stream);
   } else {
     const bool sparse = p.sparsity_m == 4 && (p.sparsity_n == 1 || p.sparsity_n == 2);
-    const bool general = !params.aligned || p.mask != nullptr || p.stats != nullptr || (p.sparsity_n > 0 && !sparse);
+    const bool general =
+        !params.whole_chunks || p.mask != nullptr || p.stats != nullptr || (p.sparsity_n > 0 && !sparse);
     const Launch launch = p.dtype == ElementType::kFloat16
                               ? kernel_for<__half>(padded_head_dim, sparse, general)
                               : kernel_for<__nv_bfloat16>(padded_head_dim, sparse, general);
