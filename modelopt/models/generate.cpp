@@ -10,6 +10,7 @@
 
 #include <modelopt/error.h>
 #include <modelopt/models/to_device.h>
+#include <modelopt/util/device.h>
 
 namespace modelopt::models {
 namespace {
@@ -179,7 +180,11 @@ GenerateResult generate(CausalLM& model, const std::vector<std::vector<std::int6
                         const GenerateConfig& config, const TokenCallback& on_token) {
   validate(prompts, config);
   const at::NoGradGuard no_grad;
-  return Generation(model, prompts, config, on_token).run();
+  const auto describe = [&] {
+    return modelopt::str("generation for ", prompts.size(), " prompts on ", model.device());
+  };
+  return with_device_errors(model.device(), describe,
+                            [&] { return Generation(model, prompts, config, on_token).run(); });
 }
 
 }  // namespace modelopt::models
