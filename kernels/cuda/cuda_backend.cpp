@@ -116,7 +116,8 @@ class CudaBackend : public Backend {
  public:
   using Run = void (*)(const AttentionParams&, const cuda::Workspace&, cudaStream_t);
 
-  explicit CudaBackend(Run kernels) : run_(kernels) {}
+  /// `fills_rows`: the kernels write rows that no sequence owns, too.
+  CudaBackend(Run kernels, bool fills_rows) : run_(kernels), fills_rows_(fills_rows) {}
 
   [[nodiscard]] std::optional<std::string> unavailable() const override {
     if (capabilities().empty()) return "no CUDA device, or no driver for it";
@@ -148,12 +149,13 @@ class CudaBackend : public Backend {
       held.push_back(at::empty({static_cast<std::int64_t>(bytes)}, problem.q.options().dtype(at::kByte)));
       return held.back().data_ptr();
     };
-    cuda::fill_unowned_rows(params, stream);
-    if (params.batch == 0 || params.max_q_len == 0 || params.max_k_len == 0) return;
+    const bool empty = params.batch == 0 || params.max_q_len == 0 || params.max_k_len == 0;
     // The mask and the statistics come from the backend's own kernel; its output is then written over by the decode
     // kernel, so that asking for them changes no bit.
-    const bool decode = cuda::decode_fits(params);
-    if (!decode || params.mask != nullptr || params.stats != nullptr) run_(params, workspace, stream);
+    const bool decode = !empty && cuda::decode_fits(params);
+    const bool own_kernel = !empty && (!decode || params.mask != nullptr || params.stats != nullptr);
+    if (!own_kernel || !fills_rows_) cuda::fill_unowned_rows(params, stream);
+    if (own_kernel) run_(params, workspace, stream);
     if (decode) cuda::run_decode(params, workspace, stream);
   }
 
@@ -163,11 +165,12 @@ class CudaBackend : public Backend {
 
  private:
   Run run_;
+  bool fills_rows_;
 };
 
 class Sm80Backend final : public CudaBackend {
  public:
-  Sm80Backend() : CudaBackend(&cuda::run_sm80) {}
+  Sm80Backend() : CudaBackend(&cuda::run_sm80, /*fills_rows=*/false) {}
   [[nodiscard]] std::string_view name() const override { return "sm80"; }
 
  private:
@@ -189,7 +192,7 @@ constexpr CudaBackend::Run kRunSm90 = nullptr;
 
 class Sm90Backend final : public CudaBackend {
  public:
-  Sm90Backend() : CudaBackend(kRunSm90) {}
+  Sm90Backend() : CudaBackend(kRunSm90, /*fills_rows=*/true) {}
   [[nodiscard]] std::string_view name() const override { return "sm90"; }
   [[nodiscard]] std::optional<std::string> unavailable() const override {
     if (!kSm90Built) return "not in this build: it was compiled without architecture 90a (MODELOPT_CUDA_ARCHS)";

@@ -98,7 +98,10 @@ struct Scheduler {
         slot.tile = -1;
       }
       barrier_arrive(&shared.slot_full[n % kSlots]);
-      if (number < 0) return;
+      if (number < 0) {
+        start_kernel_behind();
+        return;
+      }
       const int row = slot.rows.q_base + slot.position;
 #pragma unroll 1
       for (int w = 0; w < Traits::kWarpgroups; ++w) {
@@ -287,17 +290,28 @@ struct Consumer {
     const RowLimits limits[2] = {limits_of(p, rows, position + row, offset),
                                  limits_of(p, rows, position + row + 8, offset)};
     const bool all_visible = first_key + Traits::kKeys <= rows.k_len &&
-                             (!p.is_causal || first_key + Traits::kKeys - 1 <= warp_position) && p.sliding_window == 0;
-    if (!all_visible) hide_keys<Traits>(s, limits);
-    if constexpr (Traits::kPattern == Pattern::kSparse2of4) {
-      drop_keys<Traits, 4, 2>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+                             (!p.is_causal || first_key + Traits::kKeys - 1 <= warp_position);
+    if (p.sliding_window > 0) {
+      hide_keys<Traits, true>(s, limits);
+    } else if (!all_visible) {
+      hide_keys<Traits, false>(s, limits);
+    }
+    const auto drop = [&]<int kM, int kN>() {
+      if (first_key < rows.dense_keys || !p.is_causal) {
+        drop_keys<Traits, kM, kN, true, false>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+      } else {
+        drop_keys<Traits, kM, kN, false, true>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+      }
+    };
+    if constexpr (Traits::kSparse && Traits::kPattern != Pattern::kSparse1of4) {
+      drop.template operator()<4, 2>();
     } else if constexpr (Traits::kPattern == Pattern::kSparse1of4) {
-      drop_keys<Traits, 4, 1>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+      drop.template operator()<4, 1>();
     } else if constexpr (Traits::kPattern == Pattern::kMasked) {
       if (p.sparsity_m == 4) {  // 3:4: the other two of four have patterns of their own
-        drop_keys<Traits, 4, 3>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+        drop.template operator()<4, 3>();
       } else {
-        drop_keys<Traits, 8, 0>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+        drop.template operator()<8, 0>();
       }
     }
   }
@@ -423,7 +437,7 @@ struct Consumer {
       }
       if constexpr (!kBiased) raise_rows(s, scale, o, rows);
       if constexpr (Traits::kSparse) {
-        sparse_softmax<Traits>(s, scale, quad_lane, rows, weights);
+        sparse_softmax<Traits>(s, scale, args.one, quad_lane, rows, weights);
       } else {
         dense_softmax<Traits>(s, scale, rows, weights);
       }
@@ -604,6 +618,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     registers_shrink<Traits::kProducerRegisters>();
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (threadIdx.x % 32 != 0) return;
+    wait_for_kernel_before();
     if (warp == 0) {
       Loader<Traits, Traits::kPermutedKeys>{shared, shared.k, shared.k_full, shared.k_empty}.run(args.schedule.maps,
                                                                                                  kKeys, kKeyPairs);
@@ -615,6 +630,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     }
   } else {
     registers_grow<Traits::kConsumerRegisters>();
+    wait_for_kernel_before();
     Consumer<Traits>{shared, args, warpgroup - 1}.run();
   }
 }

@@ -98,6 +98,12 @@ __device__ __forceinline__ void registers_grow() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+// --- programmatic dependent launch -----------------------------------------------------------------------------------
+/// Waits until the kernel before has finished and its writes are visible.
+__device__ __forceinline__ void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+/// The kernel behind may be started: it waits itself for what this one writes.
+__device__ __forceinline__ void start_kernel_behind() { asm volatile("griddepcontrol.launch_dependents;"); }
+
 // --- arithmetic ------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;

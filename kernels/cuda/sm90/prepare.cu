@@ -1,5 +1,8 @@
-// Before the attention kernel: checks the lengths, lists the tiles longest first, and moves the tensor maps to the sequences.
+// Before the attention kernel: checks the lengths, lists the tiles longest first, moves the tensor maps to the sequences,
+// and fills the rows that no sequence owns. One kernel for all of it: a launch costs what a tile of keys does.
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/fill_unowned_rows.cuh"
+#include "kernels/cuda/sm90/hopper.h"
 #include "kernels/cuda/sm90/schedule.h"
 
 namespace modelopt::kernels::cuda::sm90 {
@@ -116,17 +119,23 @@ __device__ void move_map(const AttentionParams& p, const Schedule& schedule, con
   asm volatile("fence.proxy.tensormap::generic.release.gpu;" ::: "memory");
 }
 
-/// Block 0 lists the tiles, the others move the maps.
+int blocks_for(std::int64_t threads) { return static_cast<int>((threads + kThreads - 1) / kThreads); }
+
+/// Block 0 lists the tiles, the next map_blocks move the maps, the rest fill rows.
 __global__ void __launch_bounds__(kThreads) prepare_kernel(AttentionParams params, Schedule schedule,
                                                            const __grid_constant__ MapTemplates templates,
-                                                           int warpgroups) {
-  if (blockIdx.x == 0) {
+                                                           int warpgroups, int map_blocks) {
+  start_kernel_behind();
+  const int block = static_cast<int>(blockIdx.x);
+  if (block == 0) {
     list_tiles(params, schedule, warpgroups);
-    return;
-  }
-  const long long index = (blockIdx.x - 1ll) * kThreads + threadIdx.x;
-  if (index < 1ll * params.batch * params.kv_heads * kMapKinds) {
-    move_map(params, schedule, templates, static_cast<int>(index));
+  } else if (block <= map_blocks) {
+    const long long index = (block - 1ll) * kThreads + threadIdx.x;
+    if (index < 1ll * params.batch * params.kv_heads * kMapKinds) {
+      move_map(params, schedule, templates, static_cast<int>(index));
+    }
+  } else {
+    fill_block_of_rows<kThreads>(params, block - 1 - map_blocks);
   }
 }
 
@@ -134,9 +143,9 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(AttentionParams param
 
 void prepare(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates, int warpgroups,
              cudaStream_t stream) {
-  const std::int64_t maps = std::int64_t{1} * params.batch * params.kv_heads * kMapKinds;
-  const auto blocks = static_cast<unsigned>(1 + (maps + kThreads - 1) / kThreads);
-  prepare_kernel<<<blocks, kThreads, 0, stream>>>(params, schedule, templates, warpgroups);
+  const int map_blocks = blocks_for(std::int64_t{params.batch} * params.kv_heads * kMapKinds);
+  const int blocks = 1 + map_blocks + blocks_for(params.total_q);
+  prepare_kernel<<<blocks, kThreads, 0, stream>>>(params, schedule, templates, warpgroups, map_blocks);
   MODELOPT_CUDA_CHECK(cudaGetLastError(), "launching the preparation of ", params.batch, " sequences");
 }
 

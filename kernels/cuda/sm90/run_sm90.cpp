@@ -7,6 +7,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/sm90/launch_flash_forward.h"
 #include "kernels/cuda/sm90/tensor_map.h"
+#include "kernels/cuda/sm90/unordered_metadata.h"
 
 namespace modelopt::kernels::cuda {
 namespace {
@@ -84,13 +85,14 @@ void run_kernels(const AttentionParams& p, const Workspace& workspace, cudaStrea
 
   const CUtensorMap q_map = head_map(head_tensor(p, p.q, p.total_q, p.heads, p.q_strides), kBlockRows);
   constexpr float kLog2E = 1.4426950408889634f;
-  KernelArguments args{p, schedule, p.scale * kLog2E, section_heads(p), /*rescue=*/false};
+  KernelArguments args{p, schedule, p.scale * kLog2E, 1.0f, section_heads(p), /*rescue=*/false};
   const auto ctas = static_cast<int>(
       std::min<std::int64_t>(multiprocessors(), std::int64_t{schedule.max_tiles} * p.heads));
   launch_flash_forward<Traits>(q_map, args, ctas, stream);
   if constexpr (kReference == Reference::kBiased) {
     args.rescue = true;
-    launch_flash_forward<KernelTraits<Element, kHeadDim, kPattern, Reference::kTrueMaxima>>(q_map, args, ctas, stream);
+    constexpr Pattern kRescue = kPattern == Pattern::kSparse2of4Unordered ? Pattern::kSparse2of4 : kPattern;
+    launch_flash_forward<KernelTraits<Element, kHeadDim, kRescue, Reference::kTrueMaxima>>(q_map, args, ctas, stream);
   }
 }
 
@@ -102,11 +104,15 @@ void run_pattern(const AttentionParams& p, const Workspace& workspace, cudaStrea
   if (p.sparsity_n == 0) {
     run_kernels<Element, kHeadDim, Pattern::kDense, kReference>(p, workspace, stream);
   } else if (p.sparsity_m == 4 && p.sparsity_n == 2) {
-    run_kernels<Element, kHeadDim, Pattern::kSparse2of4, kReference>(p, workspace, stream);
+    if (kReference == Reference::kBiased && unordered_metadata_works()) {
+      run_kernels<Element, kHeadDim, Pattern::kSparse2of4Unordered, kReference>(p, workspace, stream);
+    } else {
+      run_kernels<Element, kHeadDim, Pattern::kSparse2of4, kReference>(p, workspace, stream);
+    }
   } else if (p.sparsity_m == 4 && p.sparsity_n == 1) {
     run_kernels<Element, kHeadDim, Pattern::kSparse1of4, kReference>(p, workspace, stream);
   } else {
-    run_kernels<Element, kHeadDim, Pattern::kMasked, Reference::kTrueMaxima>(p, workspace, stream);
+    run_kernels<Element, kHeadDim, Pattern::kMasked, kReference>(p, workspace, stream);
   }
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "kernels/cuda/sm90/hopper.h"
 #include "kernels/cuda/sm90/traits.h"
@@ -102,6 +103,47 @@ __device__ __forceinline__ void select_2of4(float x0, float x1, float x2, float 
 __device__ __forceinline__ std::uint32_t metadata_2of4(std::uint32_t choice, std::uint32_t order) {
   const std::uint32_t same_pair = (choice & 0x44444444u) | ((choice >> 2) & 0x11111111u);
   return choice | (order & ~same_pair);
+}
+
+/// The two largest of a group, t0 = larger of keys 0, 1 or smaller of keys 2, 3, and t1 the other way round: where both
+/// come from one pair the smaller one just takes the other's place. `choice` gets 1 where keys 0, 1 win and 2 where 2, 3
+/// do; `order` as above. `one` is 1.0f: a predicated product reads one register less than a move through a select.
+__device__ __forceinline__ void select_2of4_unordered(float x0, float x1, float x2, float x3, float scale, float shift,
+                                                      float unit, float one, float& t0, float& t1, float& choice,
+                                                      float& order) {
+  asm("{\n"
+      ".reg .pred first, second, up0, up1;\n"
+      ".reg .f32 high0, high1, low0, low1;\n"
+      "setp.gt.f32 up0, %5, %4;\n"
+      "@up0 add.f32 %3, %3, %10;\n"
+      "setp.gt.f32 up1, %7, %6;\n"
+      "@up1 add.f32 %3, %3, %11;\n"
+      "max.NaN.f32 high0, %4, %5;\n"
+      "min.NaN.f32 low0, %4, %5;\n"
+      "max.NaN.f32 high1, %6, %7;\n"
+      "min.NaN.f32 low1, %6, %7;\n"
+      "setp.ge.f32 first, low0, high1;\n"
+      "setp.gt.f32 second, low1, high0;\n"
+      "@first mul.f32 high1, low0, %13;\n"
+      "@first add.f32 %2, %2, %10;\n"
+      "@second mul.f32 high0, low1, %13;\n"
+      "@second add.f32 %2, %2, %12;\n"
+      "fma.rn.f32 %0, high0, %8, %9;\n"
+      "fma.rn.f32 %1, high1, %8, %9;\n"
+      "}\n"
+      : "=&f"(t0), "=&f"(t1), "+f"(choice), "+f"(order)
+      : "f"(x0), "f"(x1), "f"(x2), "f"(x3), "f"(scale), "f"(shift), "f"(unit), "f"(4.0f * unit), "f"(2.0f * unit),
+        "f"(one));
+}
+
+/// Nibbles from what select_2of4_unordered summed up. Slot 0 holds key up0, or 3 - up1 of keys 2, 3 where these win; slot
+/// 1 holds key 2 + up1, or 1 - up0 where keys 0, 1 win.
+__device__ __forceinline__ std::uint32_t metadata_2of4_unordered(std::uint32_t choice, std::uint32_t order) {
+  const std::uint32_t first = choice & 0x11111111u, second = choice & 0x22222222u;
+  const std::uint32_t first2 = first << 2, second0 = second >> 1;
+  const std::uint32_t low1 = (~(order << 2) & first2) | (order & ~first2);     // bit 2: low bit of slot 1's index
+  const std::uint32_t low0 = (~(order >> 2) & second0) | (order & ~second0);  // bit 0: low bit of slot 0's
+  return (low1 & 0x44444444u) | (low0 & 0x11111111u) | second | (~first & 0x11111111u) << 3;
 }
 
 /// The largest of a group: one of keys 0, 1 as the first of the pair or one of keys 2, 3 as the second; the other is zero.
@@ -207,12 +249,14 @@ struct Weights {
 
 /// A tile without position masks, sparse: selection, exponentials, sums, metadata.
 template <typename Traits>
-__device__ __forceinline__ void sparse_softmax(const float (&s)[Traits::kScores], float scale_log2, int c, RowState& rows,
-                                               Weights<Traits>& weights) {
+__device__ __forceinline__ void sparse_softmax(const float (&s)[Traits::kScores], float scale_log2, float one, int c,
+                                               RowState& rows, Weights<Traits>& weights) {
   constexpr int kBlocks = Traits::kKeys / 16;
+  constexpr bool kUnordered = Traits::kPattern == Pattern::kSparse2of4Unordered;
+  constexpr float kChoice = Traits::kPattern == Pattern::kSparse2of4 ? kNibblesPair02 : kNibbles;
 #pragma unroll
   for (int word = 0; word < (kBlocks + 3) / 4; ++word) {
-    float choice[2] = {kNibblesPair02, kNibblesPair02};
+    float choice[2] = {kChoice, kChoice};
     float order[2] = {kNibbles, kNibbles};
 #pragma unroll
     for (int i = 0; i < 4 && 4 * word + i < kBlocks; ++i) {
@@ -221,10 +265,15 @@ __device__ __forceinline__ void sparse_softmax(const float (&s)[Traits::kScores]
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int at = 8 * block + 2 * h;
-        if constexpr (Traits::kPattern == Pattern::kSparse2of4) {
+        if constexpr (Traits::kPattern != Pattern::kSparse1of4) {
           float t0, t1;
-          select_2of4(s[at], s[at + 1], s[at + 4], s[at + 5], scale_log2, rows.shift[h], unit, t0, t1, choice[h],
-                      order[h]);
+          if constexpr (kUnordered) {
+            select_2of4_unordered(s[at], s[at + 1], s[at + 4], s[at + 5], scale_log2, rows.shift[h], unit, one, t0, t1,
+                                  choice[h], order[h]);
+          } else {
+            select_2of4(s[at], s[at + 1], s[at + 4], s[at + 5], scale_log2, rows.shift[h], unit, t0, t1, choice[h],
+                        order[h]);
+          }
           t0 = exp2_approx(t0);
           t1 = exp2_approx(t1);
           rows.sum[h] += t0 + t1;
@@ -241,9 +290,12 @@ __device__ __forceinline__ void sparse_softmax(const float (&s)[Traits::kScores]
       }
     }
     const std::uint32_t ups = permute_bytes(__float_as_uint(order[0]), __float_as_uint(order[1]), 0x5410);
+    const std::uint32_t choices = permute_bytes(__float_as_uint(choice[0]), __float_as_uint(choice[1]), 0x5410);
     std::uint32_t nibbles;
-    if constexpr (Traits::kPattern == Pattern::kSparse2of4) {
-      nibbles = metadata_2of4(permute_bytes(__float_as_uint(choice[0]), __float_as_uint(choice[1]), 0x5410), ups);
+    if constexpr (kUnordered) {
+      nibbles = metadata_2of4_unordered(choices, ups);
+    } else if constexpr (Traits::kPattern == Pattern::kSparse2of4) {
+      nibbles = metadata_2of4(choices, ups);
     } else {
       nibbles = ups | 0x88888888u;
     }
@@ -304,8 +356,8 @@ __device__ __forceinline__ RowLimits limits_of(const AttentionParams& p, const S
   return {last - key_offset, first - key_offset, position - p.dense_window_size + 1 - key_offset, position - key_offset};
 }
 
-/// Scores of keys that the rows cannot see become -inf.
-template <typename Traits>
+/// Scores of keys that the rows cannot see become -inf. kFirst: not only those behind the last one.
+template <typename Traits, bool kFirst>
 __device__ __forceinline__ void hide_keys(float (&s)[Traits::kScores], const RowLimits (&limits)[2]) {
   using Keys = KeyLayout<Traits>;
 #pragma unroll
@@ -314,54 +366,84 @@ __device__ __forceinline__ void hide_keys(float (&s)[Traits::kScores], const Row
     for (int u = 0; u < 4; ++u) {
       const int key = Keys::key_of(b, u & 1);
       const RowLimits& row = limits[u >> 1];
-      if (key > row.last || key < row.first) s[4 * b + u] = kNegativeInfinity<float>;
+      if (key > row.last || (kFirst && key < row.first)) s[4 * b + u] = kNegativeInfinity<float>;
     }
   }
 }
 
-/// keep_n_of_m<4>(x, all, 2) in a dozen instructions, for scores that are not NaN. Which of several -inf are kept differs,
-/// and does not matter: their weight is 0.
-__device__ __forceinline__ std::uint32_t keep_2_of_4(const float (&x)[4]) {
-  const float high0 = fmaxf(x[0], x[1]), low0 = fminf(x[0], x[1]);
-  const float high1 = fmaxf(x[2], x[3]), low1 = fminf(x[2], x[3]);
-  const std::uint32_t one_each = (x[1] > x[0] ? 2u : 1u) | (x[3] > x[2] ? 8u : 4u);
-  return low0 >= high1 ? 3u : low1 > high0 ? 12u : one_each;
+/// Which scores of a group are kept, as predicates: an integer mask would have to be taken apart again.
+template <int kM>
+struct Kept {
+  bool key[kM];
+  bool has_nan;  ///< some score is NaN; `key` is then unspecified
+};
+
+/// keep_n_of_m<4>(x, all, 2) in a dozen instructions. Which of several -inf are kept differs, and does not matter: their
+/// weight is 0.
+__device__ __forceinline__ Kept<4> keep_2_of_4(const float (&x)[4]) {
+  const float high0 = max_nan(x[0], x[1]), low0 = min_nan(x[0], x[1]);
+  const float high1 = max_nan(x[2], x[3]), low1 = min_nan(x[2], x[3]);
+  const bool up0 = x[1] > x[0], up1 = x[3] > x[2];
+  const bool first = low0 >= high1, second = low1 > high0;
+  return {{first || (!second && !up0), first || (!second && up0), second || (!first && !up1), second || (!first && up1)},
+          isnan(max_nan(high0, high1))};
 }
 
-/// keep_n_of_m<4>(x, all, 3): drops the smallest, the last among equals. For scores that are not NaN; as above for -inf.
-__device__ __forceinline__ std::uint32_t keep_3_of_4(const float (&x)[4]) {
-  const bool drop1 = x[1] <= x[0], drop3 = x[3] <= x[2];
-  const bool second = (drop3 ? x[3] : x[2]) <= (drop1 ? x[1] : x[0]);
-  return second ? (drop3 ? 7u : 11u) : (drop1 ? 13u : 14u);
+/// keep_n_of_m<4>(x, all, 3): drops the smallest, the last among equals. As above for -inf.
+__device__ __forceinline__ Kept<4> keep_3_of_4(const float (&x)[4]) {
+  const bool up0 = x[1] > x[0], up1 = x[3] > x[2];
+  const float low0 = min_nan(x[0], x[1]), low1 = min_nan(x[2], x[3]);
+  const bool second = low1 <= low0;
+  return {{second || !up0, second || up0, !second || !up1, !second || up1}, isnan(min_nan(low0, low1))};
+}
+
+template <int kM>
+__device__ __forceinline__ Kept<kM> keep_by_rule(const float (&x)[kM], int n) {
+  const std::uint32_t mask = keep_n_of_m<kM>(x, (1u << kM) - 1, n);
+  Kept<kM> kept;
+  float largest = x[0];
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+    kept.key[i] = (mask >> i & 1u) != 0;
+    largest = max_nan(largest, x[i]);
+  }
+  kept.has_nan = isnan(largest);
+  return kept;
 }
 
 /// keep_n_of_m<8>(x, all, 4) by the fourth largest score: both halves are sorted, and the larger of each pair that faces
-/// another across them are the four largest of all (bitonic merge). Only a tie at that score needs the full rule.
-__device__ __forceinline__ std::uint32_t keep_4_of_8(const float (&x)[8]) {
+/// another across them are the four largest of all (bitonic merge). Only a tie at that score, or NaN, needs the full rule.
+__device__ __forceinline__ Kept<8> keep_4_of_8(const float (&x)[8]) {
   float sorted[2][4];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float* y = x + 4 * half;
-    const float high0 = fmaxf(y[0], y[1]), low0 = fminf(y[0], y[1]);
-    const float high1 = fmaxf(y[2], y[3]), low1 = fminf(y[2], y[3]);
-    const float middle0 = fminf(high0, high1), middle1 = fmaxf(low0, low1);
-    sorted[half][0] = fmaxf(high0, high1);
-    sorted[half][1] = fmaxf(middle0, middle1);
-    sorted[half][2] = fminf(middle0, middle1);
-    sorted[half][3] = fminf(low0, low1);
+    const float high0 = max_nan(y[0], y[1]), low0 = min_nan(y[0], y[1]);
+    const float high1 = max_nan(y[2], y[3]), low1 = min_nan(y[2], y[3]);
+    const float middle0 = min_nan(high0, high1), middle1 = max_nan(low0, low1);
+    sorted[half][0] = max_nan(high0, high1);
+    sorted[half][1] = max_nan(middle0, middle1);
+    sorted[half][2] = min_nan(middle0, middle1);
+    sorted[half][3] = min_nan(low0, low1);
   }
-  const float fourth = fminf(fminf(fmaxf(sorted[0][0], sorted[1][3]), fmaxf(sorted[0][1], sorted[1][2])),
-                             fminf(fmaxf(sorted[0][2], sorted[1][1]), fmaxf(sorted[0][3], sorted[1][0])));
-  std::uint32_t kept = 0;
+  const float fourth =
+      min_nan(min_nan(max_nan(sorted[0][0], sorted[1][3]), max_nan(sorted[0][1], sorted[1][2])),
+              min_nan(max_nan(sorted[0][2], sorted[1][1]), max_nan(sorted[0][3], sorted[1][0])));
+  Kept<8> kept;
+  float count = 0.0f;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) kept |= x[i] >= fourth ? 1u << i : 0u;
-  return __popc(kept) == 4 ? kept : keep_n_of_m<8>(x, 0xffu, 4);
+  for (int i = 0; i < 8; ++i) {
+    kept.key[i] = x[i] >= fourth;
+    if (kept.key[i]) count += 1.0f;
+  }
+  kept.has_nan = false;
+  return count == 4.0f ? kept : keep_by_rule<8>(x, 4);
 }
 
 /// keep_n_of_m in the fewest instructions known for each pattern, up to which of several -inf are kept. kN = 0: n is a
 /// run-time value.
 template <int kM, int kN>
-__device__ __forceinline__ std::uint32_t keep(const float (&x)[kM], int n) {
+__device__ __forceinline__ Kept<kM> keep(const float (&x)[kM], int n) {
   if constexpr (kM == 4 && kN == 2) {
     return keep_2_of_4(x);
   } else if constexpr (kM == 4 && kN == 3) {
@@ -369,20 +451,18 @@ __device__ __forceinline__ std::uint32_t keep(const float (&x)[kM], int n) {
   } else if constexpr (kM == 8 && kN == 4) {
     return keep_4_of_8(x);
   } else {
-    return keep_n_of_m<kM>(x, (1u << kM) - 1, kN > 0 ? kN : n);
+    return keep_by_rule<kM>(x, kN > 0 ? kN : n);
   }
 }
 
 /// The scores of group g of a thread in row h, in key order.
 template <int kM, int kScores>
-__device__ __forceinline__ void load_group(const float (&s)[kScores], int g, int h, float (&x)[kM], float& largest) {
-  largest = kNegativeInfinity<float>;
+__device__ __forceinline__ void load_group(const float (&s)[kScores], int g, int h, float (&x)[kM]) {
 #pragma unroll
-  for (int i = 0; i < kM; ++i) {
-    x[i] = s[4 * (g * (kM / 2) + i / 2) + 2 * h + (i & 1)];
-    largest = max_nan(largest, x[i]);
-  }
+  for (int i = 0; i < kM; ++i) x[i] = s[4 * (g * (kM / 2) + i / 2) + 2 * h + (i & 1)];
 }
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 /// Selection in a tile without sinks, windows and invisible keys. NaN stays in its group.
 template <typename Traits, int kM, int kN>
@@ -392,15 +472,14 @@ __device__ __forceinline__ void drop_clean_keys(float (&s)[Traits::kScores], int
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float x[kM];
-      float largest;
-      load_group<kM>(s, g, h, x, largest);
-      const std::uint32_t kept = keep<kM, kN>(x, n);
+      load_group<kM>(s, g, h, x);
+      const Kept<kM> kept = keep<kM, kN>(x, n);
 #pragma unroll
       for (int i = 0; i < kM; ++i) {
         float& score = s[4 * (g * (kM / 2) + i / 2) + 2 * h + (i & 1)];
-        score = (kept >> i & 1u) != 0 ? score : kNegativeInfinity<float>;
+        score = kept.key[i] ? score : kNegativeInfinity<float>;
       }
-      if (largest != largest) s[4 * g * (kM / 2) + 2 * h] = largest;
+      if (kept.has_nan) s[4 * g * (kM / 2) + 2 * h] = kNaN;
     }
   }
 }
@@ -417,8 +496,9 @@ __device__ __forceinline__ bool has_sparse_keys(const AttentionParams& p, int de
 }
 
 /// Drops what selection does not keep and no sink or window holds. Scores of invisible keys are -inf already: they do not
-/// compete. NaN stays in its group. kN: the number of kept keys, or 0 to take it from the parameters.
-template <typename Traits, int kM, int kN>
+/// compete. NaN stays in its group. kN: the number of kept keys, or 0 to take it from the parameters. kSinks: the tile may
+/// have sinks; kCausal: it has no keys behind a row's position that are visible.
+template <typename Traits, int kM, int kN, bool kSinks, bool kCausal>
 __device__ __forceinline__ void drop_keys(float (&s)[Traits::kScores], const AttentionParams& p,
                                           const RowLimits (&limits)[2], int dense_keys, int warp_position, int first_key,
                                           int key_offset) {
@@ -432,18 +512,17 @@ __device__ __forceinline__ void drop_keys(float (&s)[Traits::kScores], const Att
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float x[kM];
-      float largest;
-      load_group<kM>(s, g, h, x, largest);
-      const std::uint32_t kept = keep<kM, kN>(x, p.sparsity_n);
+      load_group<kM>(s, g, h, x);
+      const Kept<kM> kept = keep<kM, kN>(x, p.sparsity_n);
 #pragma unroll
       for (int i = 0; i < kM; ++i) {
         const int b = g * kColumns + i / 2;
         const int key = Keys::key_of(b, i & 1);
-        const bool dense = key < dense_keys - key_offset ||
-                           (key >= limits[h].window_first && (p.is_causal || key <= limits[h].window_last));
-        if ((kept >> i & 1u) == 0 && !dense) s[4 * b + 2 * h + (i & 1)] = kNegativeInfinity<float>;
+        const bool dense = key >= limits[h].window_first && (kCausal || key <= limits[h].window_last);
+        const bool sink = kSinks && key < dense_keys - key_offset;
+        if (!kept.key[i] && !dense && !sink) s[4 * b + 2 * h + (i & 1)] = kNegativeInfinity<float>;
       }
-      if (largest != largest) s[4 * g * kColumns + 2 * h] = largest;
+      if (kept.has_nan) s[4 * g * kColumns + 2 * h] = kNaN;
     }
   }
 }

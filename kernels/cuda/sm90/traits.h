@@ -13,14 +13,17 @@ namespace modelopt::kernels::cuda::sm90 {
 
 /// What a tile of scores goes through between Q·Kᵀ and P·V.
 enum class Pattern {
-  kDense,      ///< nothing dropped
-  kSparse2of4, ///< 2:4: two largest of four, P·V on the sparse tensor cores
-  kSparse1of4, ///< 1:4: likewise, one of the two is zero
-  kMasked,     ///< any N:M: dropped scores are -inf, P·V is dense
+  kDense,       ///< nothing dropped
+  kSparse2of4,  ///< 2:4: two largest of four, P·V on the sparse tensor cores
+  /// The same with the kept pair in either order, which saves two instructions a group. PTX documents metadata with
+  /// ascending indices only: unordered_metadata_works() tests the device first.
+  kSparse2of4Unordered,
+  kSparse1of4,  ///< 1:4: likewise, one of the two is zero
+  kMasked,      ///< any N:M: dropped scores are -inf, P·V is dense
 };
 
 constexpr bool is_sparse(Pattern pattern) {
-  return pattern == Pattern::kSparse2of4 || pattern == Pattern::kSparse1of4;
+  return pattern == Pattern::kSparse2of4 || pattern == Pattern::kSparse2of4Unordered || pattern == Pattern::kSparse1of4;
 }
 
 /// kBiased: a row's exponents refer to the largest score of its first tile, lowered by 2^kBias, and move only when its sum
@@ -103,6 +106,7 @@ struct KernelArguments {
   AttentionParams params;
   Schedule schedule;
   float scale_log2;      ///< softmax scale times log2(e)
+  float one;             ///< 1.0f, unknown to the compiler (select_2of4_unordered)
   int section_heads;     ///< heads whose keys and values share the L2 cache; they are worked on together
   bool rescue;           ///< the tiles of the rescue list, and only rows that are marked
 };
