@@ -5,8 +5,9 @@
     snippets.py links FILE.md …      checks that relative links lead to files
 
 bash blocks see the repository's programs on PATH and the repository through links of its top-level folders; a block that
-exits non-zero fails the test with its output. Blocks of other languages (text, json, cpp) are not run here: JSON blocks
-must parse, C++ blocks are built by the example's own target.
+exits non-zero fails the test with its output. JSON blocks must parse. Blocks of other languages are not run here: text;
+sh, commands that need a GPU; py, which a test of its own runs; cpp, built by the example's own target. A file without a
+block to run or to parse is an error.
 """
 import json
 import os
@@ -21,16 +22,18 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 def run_file(path, repository, binaries, python):
+    blocks = [block for block in FENCE.findall(path.read_text(encoding="utf-8")) if block[0] in ("bash", "python", "json")]
+    if not blocks:
+        print(f"{path}: no block of bash, python or json, expected at least one")
+        return 1
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         for name in ("configs", "models", "tests", "examples", "docs"):
             os.symlink(repository / name, pathlib.Path(folder) / name)
         environment = dict(os.environ, PATH=f"{binaries}:{os.environ['PATH']}", MODELOPT_KERNELS=os.environ["MODELOPT_KERNELS"])
-        for language, code in FENCE.findall(path.read_text(encoding="utf-8")):
+        for language, code in blocks:
             if language == "json":
                 json.loads(code)
-                continue
-            if language not in ("bash", "python"):
                 continue
             # the two commands of the set-up are what runs this test: not again from inside
             code = re.sub(r"^(make (demo|test|model|build)\b.*|git clone .*|cd modelopt\b.*)$", "", code, flags=re.M)
