@@ -5,13 +5,10 @@
 
 #include "kernels/cuda/attention_params.h"
 #include "kernels/cuda/sm80/forward_params.h"
+#include "kernels/cuda/sm80/key_range.h"
 #include "kernels/selection.h"
 
 namespace modelopt::kernels::cuda::sm80 {
-
-/// The keys of a thread in one row: eight consecutive ones, the first a multiple of 8.
-inline constexpr int kKeysPerThread = 8;
-inline constexpr std::uint32_t kAllKeys = 0xFF;
 
 /// The kept keys of eight, all groups of the thread at once.
 __device__ inline std::uint32_t kept_keys(const float (&x)[kKeysPerThread], std::uint32_t visible, int n, int m) {
@@ -19,25 +16,6 @@ __device__ inline std::uint32_t kept_keys(const float (&x)[kKeysPerThread], std:
   const float low[4] = {x[0], x[1], x[2], x[3]};
   const float high[4] = {x[4], x[5], x[6], x[7]};
   return keep_n_of_m<4>(low, visible & 0xFu, n) | keep_n_of_m<4>(high, visible >> 4, n) << 4;
-}
-
-/// The keys first_key … first_key + 7 that the row at position p may see.
-__device__ inline std::uint32_t visible_keys(const AttentionParams& params, int p, int first_key, int k_len) {
-  std::uint32_t bits = 0;
-#pragma unroll
-  for (int i = 0; i < kKeysPerThread; ++i) {
-    bits |= static_cast<std::uint32_t>(visible_by_position(params, p, first_key + i, k_len)) << i;
-  }
-  return bits;
-}
-
-__device__ inline std::uint32_t dense_keys(const AttentionParams& params, int p, int first_key) {
-  std::uint32_t bits = 0;
-#pragma unroll
-  for (int i = 0; i < kKeysPerThread; ++i) {
-    bits |= static_cast<std::uint32_t>(dense_by_position(params, p, first_key + i)) << i;
-  }
-  return bits;
 }
 
 /// Those of the keys whose score is not -inf.

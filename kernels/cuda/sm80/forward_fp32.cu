@@ -100,12 +100,12 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
             s.q_len, p.head_dim);
 
   const int first_row = row_begin + warp * kWarpRows;
-  const float scale_log2 = p.scale * 1.44269504088896341f;
-  float maximum[kWarpRows], exponent[kWarpRows], sum[kWarpRows], output[kWarpRows][kColumns];
+  const float scale_log2 = params.scale_log2;
+  float maximum[kWarpRows], sum[kWarpRows], output[kWarpRows][kColumns];
 #pragma unroll
   for (int r = 0; r < kWarpRows; ++r) {
     maximum[r] = kNegativeInfinity<float>;
-    exponent[r] = sum[r] = 0.0f;
+    sum[r] = 0.0f;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) output[r][c] = 0.0f;
   }
@@ -151,11 +151,11 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
       float raised = larger_or_nan(maximum[r], sees ? x[r] : kNegativeInfinity<float>);
 #pragma unroll
       for (int step = 16; step > 0; step /= 2) raised = larger_or_nan(raised, __shfl_xor_sync(kWarp, raised, step));
-      const float previous = __fmul_rn(maximum[r], scale_log2);
+      // The difference is taken before scaling: exact for scores of any size. While the maximum is -inf all is 0.
+      const float reference = raised == kNegativeInfinity<float> ? 0.0f : raised;
+      const float factor = exp2f(__fmul_rn(__fsub_rn(maximum[r], reference), scale_log2));  // 1 if nothing changed
+      x[r] = exp2f(__fmul_rn(__fsub_rn(attends ? x[r] : kNegativeInfinity<float>, reference), scale_log2));
       maximum[r] = raised;
-      exponent[r] = raised == kNegativeInfinity<float> ? 0.0f : __fmul_rn(raised, scale_log2);
-      const float factor = exp2f(__fsub_rn(previous, exponent[r]));  // exactly 1 if nothing changed
-      x[r] = exp2f(__fmaf_rn(attends ? x[r] : kNegativeInfinity<float>, scale_log2, -exponent[r]));
       sum[r] = __fadd_rn(__fmul_rn(sum[r], factor), x[r]);
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) output[r][c] = __fmul_rn(output[r][c], factor);
@@ -186,8 +186,7 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
     const bool nothing = sum[r] == 0.0f;
     const std::int64_t row = static_cast<std::int64_t>(s.q_start + i) * p.heads + head;
     if (lane == 0) {
-      p.logsumexp[row] =
-          nothing ? kNegativeInfinity<float> : __fmaf_rn(exponent[r], 0.693147180559945309f, logf(sum[r]));
+      p.logsumexp[row] = nothing ? kNegativeInfinity<float> : __fmaf_rn(maximum[r], p.scale, logf(sum[r]));
     }
     float* target = static_cast<float*>(p.output) + row * p.head_dim;
 #pragma unroll

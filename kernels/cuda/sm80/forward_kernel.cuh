@@ -27,6 +27,7 @@
 #include "kernels/cuda/sm80/attended_keys.cuh"
 #include "kernels/cuda/sm80/forward_params.h"
 #include "kernels/cuda/sm80/key_order.h"
+#include "kernels/cuda/sm80/key_range.h"
 #include "kernels/cuda/sm80/key_value_stream.cuh"
 #include "kernels/cuda/sm80/mma_sync.cuh"
 #include "kernels/cuda/sm80/row_softmax.cuh"
@@ -78,18 +79,6 @@ __device__ inline TileWay way_of_tile(const AttentionParams& p, int k_len, bool 
       p.dense_window_size == 0 || first_row - last_key >= p.dense_window_size || first_key > last_row;
   const bool none_dense = first_key >= p.num_sink_tokens && outside_window;
   return none_dense ? TileWay::kSelected : TileWay::kMasked;
-}
-
-/// Transposes 4-bit fields over the quad, in each half of the word: lane c gets at field i what lane i has at field c.
-__device__ inline std::uint32_t transpose_fields_over_quad(std::uint32_t word) {
-  const bool odd = (threadIdx.x & 1) != 0;
-  const bool upper = (threadIdx.x & 2) != 0;
-  const std::uint32_t kept = odd ? 0xF0F0F0F0u : 0x0F0F0F0Fu;
-  std::uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, word, 1);
-  other = __funnelshift_l(other, other, odd ? 28 : 4);
-  word = (word & kept) | (other & ~kept);
-  other = __shfl_xor_sync(0xFFFFFFFFu, word, 2);
-  return __byte_perm(word, other, upper ? 0x3715 : 0x6240);
 }
 
 /// One warp's rows: scores, softmax and output.
@@ -305,6 +294,17 @@ class WarpRows {
       }
     }
     softmax_.raise_maximum(maximum, output_);
+    if (softmax_.any_row_is_far()) {
+#pragma unroll
+      for (int b = 0; b < C::kRowBlocks; ++b) {
+#pragma unroll
+        for (int n = 0; n < C::kScoreColumns; ++n) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) scores_[b][n][e] = softmax_.relative_if_far(scores_[b][n][e], b, e / 2);
+        }
+      }
+      softmax_.clear_far_exponents();
+    }
 #pragma unroll
     for (int b = 0; b < C::kRowBlocks; ++b) {
 #pragma unroll
@@ -348,6 +348,16 @@ class WarpRows {
       }
     });
     softmax_.raise_maximum(maximum, output_);
+    if (softmax_.any_row_is_far()) {
+      for_each_run([&](int b, int half, int kb) {
+#pragma unroll
+        for (int g = 0; g < 2; ++g) {
+          KeptPair& pair = kept[b][half][kb][g];
+          pair = {softmax_.relative_if_far(pair.first, b, half), softmax_.relative_if_far(pair.second, b, half)};
+        }
+      });
+      softmax_.clear_far_exponents();
+    }
     for_each_run([&](int b, int half, int kb) {
 #pragma unroll
       for (int g = 0; g < 2; ++g) {
@@ -399,7 +409,7 @@ class WarpRows {
     const int i = row_position(b, half) - block.offset;
     if (i < 0 || i >= block.sequence.q_len) return;
     const std::int64_t row = static_cast<std::int64_t>(block.sequence.q_start + i) * params_.heads + block.head;
-    if (lane() % 4 == 0) params_.logsumexp[row] = softmax_.logsumexp(b, half);
+    if (lane() % 4 == 0) params_.logsumexp[row] = softmax_.logsumexp(b, half, params_.scale);
     const float factor = softmax_.inverse_sum(b, half);
     auto* output = static_cast<std::uint16_t*>(params_.output) + row * params_.head_dim;
     const bool pairs = params_.head_dim % 2 == 0;  // then every row begins at a multiple of 4 bytes

@@ -94,6 +94,18 @@ __device__ inline void mma_sp_16x8x32(float (&d)[4], const std::uint32_t (&a)[4]
   }
 }
 
+/// Transposes 4-bit fields over the quad, in each half of the word: lane c gets at field i what lane i has at field c.
+__device__ inline std::uint32_t transpose_fields_over_quad(std::uint32_t word) {
+  const bool odd = (threadIdx.x & 1) != 0;
+  const bool upper = (threadIdx.x & 2) != 0;
+  const std::uint32_t kept = odd ? 0xF0F0F0F0u : 0x0F0F0F0Fu;
+  std::uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, word, 1);
+  other = __funnelshift_l(other, other, odd ? 28 : 4);
+  word = (word & kept) | (other & ~kept);
+  other = __shfl_xor_sync(0xFFFFFFFFu, word, 2);
+  return __byte_perm(word, other, upper ? 0x3715 : 0x6240);
+}
+
 /// 2^x; 2^0 is exactly 1 and 2^-inf exactly 0.
 __device__ inline float exp2_approx(float x) {
   float result;

@@ -16,7 +16,7 @@ struct RowSoftmax {
   float scale_log2;               ///< softmax scale times log2(e)
   float maximum[kRowBlocks][2];   ///< of the visible unscaled scores; NaN if one of them is
   float sum[kRowBlocks][2];       ///< of the weights exp(scale (x - maximum)) of this thread's keys
-  float exponent[kRowBlocks][2];  ///< scale_log2 * maximum, or 0 while the maximum is -inf
+  float exponent[kRowBlocks][2];  ///< scale_log2 * maximum, or 0 while the maximum is -inf; of the current tile
 
   __device__ explicit RowSoftmax(float scale_times_log2_e) : scale_log2(scale_times_log2_e) {
 #pragma unroll
@@ -42,7 +42,8 @@ struct RowSoftmax {
         maximum[b][half] = raised;
         exponent[b][half] = raised == kNegativeInfinity<float> ? 0.0f : __fmul_rn(raised, scale_log2);
         // -inf before: 0 (there is nothing to rescale). Equal: exactly 1, or 0 if both are -inf and all is 0.
-        factor[b][half] = exp2_approx(__fsub_rn(__fmul_rn(previous, scale_log2), exponent[b][half]));
+        factor[b][half] = exp2_approx(is_far(b, half) ? __fmul_rn(__fsub_rn(previous, raised), scale_log2)
+                                                      : __fsub_rn(__fmul_rn(previous, scale_log2), exponent[b][half]));
         changed = changed || raised != previous;
       }
     }
@@ -59,7 +60,30 @@ struct RowSoftmax {
     }
   }
 
-  /// exp(scale (x - maximum)); exactly 0 for x = -inf.
+  /// Beyond this a rounded exponent is too far from scale_log2 * maximum: half a unit in its last place is half a power
+  /// of two. The scores of such rows are made relative to the maximum before they are scaled, and their exponent is 0.
+  [[nodiscard]] __device__ bool is_far(int b, int half) const { return fabsf(exponent[b][half]) >= 0x1p24f; }
+
+  [[nodiscard]] __device__ bool any_row_is_far() const {
+    bool far = false;
+#pragma unroll
+    for (int b = 0; b < kRowBlocks; ++b) far = far || is_far(b, 0) || is_far(b, 1);
+    return __any_sync(0xFFFFFFFFu, far) != 0;
+  }
+
+  [[nodiscard]] __device__ float relative_if_far(float x, int b, int half) const {
+    return is_far(b, half) ? __fsub_rn(x, maximum[b][half]) : x;
+  }
+
+  __device__ void clear_far_exponents() {
+#pragma unroll
+    for (int b = 0; b < kRowBlocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) exponent[b][half] = is_far(b, half) ? 0.0f : exponent[b][half];
+    }
+  }
+
+  /// exp(scale (x - maximum)); exactly 0 for x = -inf. Scores of far rows are relative already.
   [[nodiscard]] __device__ float weight(float x, int b, int half) const {
     return exp2_approx(__fmaf_rn(x, scale_log2, -exponent[b][half]));
   }
@@ -81,9 +105,9 @@ struct RowSoftmax {
     return sum[b][half] == 0.0f ? 0.0f : __fdiv_rn(1.0f, sum[b][half]);
   }
 
-  [[nodiscard]] __device__ float logsumexp(int b, int half) const {
+  [[nodiscard]] __device__ float logsumexp(int b, int half, float scale) const {
     if (sum[b][half] == 0.0f) return kNegativeInfinity<float>;
-    return __fmaf_rn(exponent[b][half], 0.693147180559945309f, logf(sum[b][half]));
+    return __fmaf_rn(maximum[b][half], scale, logf(sum[b][half]));
   }
 };
 

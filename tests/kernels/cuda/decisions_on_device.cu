@@ -1,41 +1,11 @@
 #include "kernels/cuda/decisions_on_device.h"
 
-#include <cuda_runtime_api.h>
-
-#include <stdexcept>
-
+#include "kernels/cuda/device_array.h"
 #include "kernels/selection.h"
 #include "kernels/skip.h"
 
 namespace modelopt::testing {
 namespace {
-
-void check(cudaError_t status) {
-  if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
-}
-
-template <typename T>
-class DeviceArray {
- public:
-  explicit DeviceArray(std::size_t size) : size_(size) { check(cudaMalloc(&data_, size * sizeof(T))); }
-  explicit DeviceArray(const std::vector<T>& host) : DeviceArray(host.size()) {
-    check(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-
-  [[nodiscard]] T* get() const { return static_cast<T*>(data_); }
-  [[nodiscard]] std::vector<T> to_host() const {
-    std::vector<T> host(size_);
-    check(cudaMemcpy(host.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return host;
-  }
-
- private:
-  void* data_ = nullptr;
-  std::size_t size_;
-};
 
 template <int M>
 __global__ void keep_kernel(const float* scores, const std::uint32_t* visible, int n, std::uint32_t* kept, std::size_t groups) {
