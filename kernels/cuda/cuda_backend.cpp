@@ -154,7 +154,7 @@ class CudaBackend : public Backend {
     // kernel, so that asking for them changes no bit.
     const bool decode = !empty && cuda::decode_fits(params);
     const bool own_kernel = !empty && (!decode || params.mask != nullptr || params.stats != nullptr);
-    if (!own_kernel || !fills_rows_) cuda::fill_unowned_rows(params, stream);
+    if (empty || (own_kernel && !fills_rows_)) cuda::fill_unowned_rows(params, stream);
     if (own_kernel) run_(params, workspace, stream);
     if (decode) cuda::run_decode(params, workspace, stream);
   }
@@ -208,7 +208,6 @@ class Sm90Backend final : public CudaBackend {
     if (traits.dtype == at::kFloat) return "its tensor-core instructions take Half and BFloat16, not Float";
     if (traits.head_dim % 8 != 0) return str("needs a head_dim that is a multiple of 8, not ", traits.head_dim);
     if (!traits.tma_aligned) return "needs q, k and v with bases and strides that are multiples of 16 bytes";
-    if (traits.want_mask || traits.collect_stats) return "does not return the attended mask or statistics";
     return std::nullopt;
   }
 };

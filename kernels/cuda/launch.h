@@ -16,7 +16,7 @@ namespace modelopt::kernels::cuda {
 using Workspace = std::function<void*(std::size_t bytes)>;
 
 /// Writes rows of no sequence and rows that see no key by position: output 0, log-sum-exp -inf, mask 0; rows of invalid
-/// sequences: NaN. Batch 0 and no keys included. The functions below need not write these rows; run_sm90 does.
+/// sequences: NaN. Batch 0 and no keys included. run_sm80 leaves these rows to it; run_sm90 and run_decode write them.
 void fill_unowned_rows(const AttentionParams& params, cudaStream_t stream);
 
 /// sm80: mma.sync and cp.async, any GPU from sm_80 on.

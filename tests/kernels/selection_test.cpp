@@ -202,7 +202,7 @@ TEST_CASE("selection: every backend keeps what the rule keeps in random and adve
   std::vector<std::array<float, 8>> groups;
   for (int trial = 0; trial < 100'000; ++trial) groups.push_back(adversarial_group(random, trial, /*infinity=*/1e30f));
   for (const TestedBackend& backend : tested_backends()) {
-    if (!backend.returns_mask) groups.resize(5'000);  // a mask is then read 64 keys at a time
+    if (backend.records_apart) groups.resize(5'000);  // a mask is then read 64 keys at a time
     for (int n = 1; n < 8; ++n) {
       INFO(backend << ", N = " << n);
       CHECK(mismatches_in_backend<8>(backend, groups, n, /*rows=*/3) == 0);

@@ -271,7 +271,7 @@ TEST_CASE("semantics: N = 0 and lambda = 0 are the dense call bit for bit", "[se
       off.skip_softmax_br = 4;
       off.skip_softmax_bc = 8;
       off.phase = "prefill";
-      off.collect_stats = backend.returns_mask;
+      off.collect_stats = true;
       std::vector<AttentionArgs> calls{off, dense};
       if (backend.skips) calls.back().skip_softmax_lambda = at::zeros({2});
       const AttentionResult expected = run(dense);
@@ -331,10 +331,10 @@ TEST_CASE("semantics: an empty batch and empty tensors", "[semantics]") {
   for (const TestedBackend& backend : tested_backends()) {
     INFO(backend);
     AttentionArgs args = on_backend(make_args(shape_for(backend, {.lengths = {}})), backend);
-    args.collect_stats = backend.returns_mask;
+    args.collect_stats = true;
     const AttentionResult none = run(args);
     CHECK(none.output.sizes() == at::IntArrayRef({0, 2, 16}));
-    if (backend.returns_mask) CHECK(none.stats.sizes() == at::IntArrayRef({0, 2, 4}));
+    CHECK(none.stats.sizes() == at::IntArrayRef({0, 2, 4}));
     args = on_backend(make_args(shape_for(backend, {.lengths = {{0, 0}, {0, 0}}})), backend);
     CHECK(run(args).output.numel() == 0);
     args = on_backend(make_args(shape_for(backend, {.lengths = {{2, 0}}})), backend);
@@ -399,7 +399,6 @@ TEST_CASE("semantics: a key whose score is -inf is not visible", "[semantics]") 
     AttentionArgs hidden = score_args(backend, std::vector<float>(9, -inf), 1);
     CHECK(value_of(run(hidden).output) == 0.0);
     CHECK(value_of(run(hidden).logsumexp) == -kInf);
-    if (!backend.returns_mask) continue;
     args.collect_stats = hidden.collect_stats = true;
     const at::Tensor stats = run(args).stats;
     CHECK(stats[0][0][2].item<std::int64_t>() == 4);
@@ -428,21 +427,26 @@ TEST_CASE("semantics: scores beyond fp32 are infinite for every dtype but fp64",
 }
 
 TEST_CASE("semantics: the mask can be read through the columns of the identity", "[semantics]") {
-  for (const TestedBackend& backend : backends_with_stats()) {
+  for (const TestedBackend& backend : tested_backends()) {
     for (const Setting& setting : all_settings(backend)) {
       INFO(backend << ": " << setting);
       for (const Storage storage : {Storage::kPacked, Storage::kPoisoned}) {
-        const CaseShape shape{
-            .lengths = {{100, 100}, {3, 41}}, .heads = 2, .kv_heads = 1, .fill = Fill::kIntegers, .storage = storage};
+        const CaseShape shape = shape_for(backend, {.lengths = {{300, 300}, {3, 41}},
+                                                    .heads = 2,
+                                                    .kv_heads = 1,
+                                                    .fill = Fill::kIntegers,
+                                                    .storage = storage});
         AttentionArgs args = on_backend(with_setting(make_args(shape), setting), backend);
-        CHECK(mask_through_identity(args).equal(attended_mask(args)));
+        const at::Tensor returned =
+            unpack_mask(attention_with_mask(on_device(args, backend.device)).mask.cpu(), args);
+        CHECK(mask_through_identity(args).equal(returned));
       }
     }
   }
 }
 
 TEST_CASE("semantics: statistics count pairs as the mask has them and change no bit", "[semantics]") {
-  for (const TestedBackend& backend : backends_with_stats()) {
+  for (const TestedBackend& backend : tested_backends()) {
     for (const CaseShape& shape : standard_shapes_for(backend, at::kFloat, Fill::kNormal)) {
       for (const Setting& setting : all_settings(backend)) {
         INFO(backend << ": " << shape << "; " << setting);

@@ -53,7 +53,6 @@ const TestedBackend& tested_backend(const std::string& name) {
   throw InvalidArgument(str("backend \"", name, "\" is not one that this executable tests"));
 }
 
-std::vector<TestedBackend> backends_with_stats() { return backends_where(&TestedBackend::returns_mask); }
 std::vector<TestedBackend> backends_that_skip() { return backends_where(&TestedBackend::skips); }
 
 CaseShape shape_for(const TestedBackend& backend, CaseShape shape) {
@@ -105,7 +104,7 @@ AttentionResult run(const AttentionArgs& args) {
 
 at::Tensor attended_mask(const AttentionArgs& args) {
   const TestedBackend& backend = tested_backend(args.backend);
-  if (!backend.returns_mask) return mask_through_identity(args);
+  if (backend.records_apart) return mask_through_identity(args);
   return unpack_mask(attention_with_mask(on_device(args, backend.device)).mask.cpu(), args);
 }
 

@@ -18,7 +18,7 @@ struct TestedBackend {
   c10::DeviceType device = c10::DeviceType::CPU;
   std::vector<at::ScalarType> dtypes;  ///< the widest of fp32 and half types first
   bool needs_alignment = false;        ///< head_dim a multiple of 8, bases and strides of 16 bytes
-  bool returns_mask = true;            ///< and statistics; else masks are read with mask_through_identity()
+  bool records_apart = false;  ///< the mask it returns is found beside its output: attended_mask() reads the output itself
   bool skips = true;                   ///< takes skip-softmax
 
   [[nodiscard]] bool is_cuda() const { return device == c10::DeviceType::CUDA; }
@@ -34,8 +34,7 @@ std::ostream& operator<<(std::ostream& out, const TestedBackend& backend);
 /// definition: cpu/tested_backends.cpp or cuda/tested_backends.cpp.
 [[nodiscard]] const std::vector<TestedBackend>& tested_backends();
 [[nodiscard]] const TestedBackend& tested_backend(const std::string& name);
-/// Those that return statistics; those that take skip-softmax.
-[[nodiscard]] std::vector<TestedBackend> backends_with_stats();
+/// Those that take skip-softmax.
 [[nodiscard]] std::vector<TestedBackend> backends_that_skip();
 
 /// A shape as the backend takes it: dtype_for its dtype, and aligned if it has to be.

@@ -1,12 +1,14 @@
 // Puts the chunks of a row together: one block per query row and head. A thread owns four elements of the head; the
 // block's teams of head_dim / 4 threads share the chunks, team t takes chunks t, t + teams, ..., and the teams' sums
-// are added in their order. Which chunk goes where depends on the row alone.
+// are added in their order. Which chunk goes where depends on the row alone. Further blocks fill the rows that no sequence
+// owns while the chunks are still being computed.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/decode/chunk_list.cuh"
 #include "kernels/cuda/decode/launch_decode.h"
+#include "kernels/cuda/fill_unowned_rows.cuh"
 #include "kernels/cuda/sm80/mma_sync.cuh"
 
 namespace modelopt::kernels::cuda::decode {
@@ -80,10 +82,19 @@ __device__ void store(const AttentionParams& p, std::int64_t row, int element, c
   *reinterpret_cast<uint2*>(static_cast<Element*>(p.output) + row * p.head_dim + element) = packed;
 }
 
+__host__ __device__ unsigned fill_blocks(const AttentionParams& p) {
+  return static_cast<unsigned>((p.total_q + kThreads - 1) / kThreads);
+}
+
 template <typename Element>
 __global__ void __launch_bounds__(kThreads) merge_chunks(const __grid_constant__ DecodeParams d) {
   __shared__ WeightedSum sums[kThreads];
   const AttentionParams& p = d.attention;
+  const unsigned merging = gridDim.x - fill_blocks(p);
+  if (blockIdx.x >= merging) {
+    fill_block_of_rows<kThreads>(p, static_cast<int>(blockIdx.x - merging));
+    return;
+  }
   wait_for_previous_kernel();
   const int head = static_cast<int>(blockIdx.x % p.heads);
   const int token = static_cast<int>(blockIdx.x / p.heads % p.max_q_len);
@@ -120,7 +131,8 @@ __global__ void __launch_bounds__(kThreads) merge_chunks(const __grid_constant__
 
 void launch_merge_chunks(const DecodeParams& params, cudaStream_t stream) {
   const AttentionParams& p = params.attention;
-  const auto blocks = static_cast<unsigned>(std::int64_t{p.batch} * p.max_q_len * p.heads);  // fits: decode_fits
+  const auto blocks =
+      static_cast<unsigned>(std::int64_t{p.batch} * p.max_q_len * p.heads) + fill_blocks(p);  // fits: decode_fits
   const auto kernel = p.dtype == ElementType::kFloat16 ? merge_chunks<__half> : merge_chunks<__nv_bfloat16>;
   cudaFuncAttributes compiled{};
   MODELOPT_CUDA_CHECK(cudaFuncGetAttributes(&compiled, kernel), "attributes of merge_chunks");

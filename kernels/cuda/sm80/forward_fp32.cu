@@ -64,6 +64,18 @@ __device__ bool lane_key_kept(float x, std::uint32_t visible, int n) {
   return (keep_n_of_m<M>(group, visible >> first & ((1u << M) - 1), n) >> (lane - first) & 1) != 0;
 }
 
+/// What scale * log2(e) is beyond its rounding to fp32. Left out, all weights of a row would err the same way, and their
+/// sum with them.
+__device__ float rest_of_scale(float scale, float scale_log2) {
+  constexpr float kLog2E = 1.44269504f, kLog2ERest = 1.92596303e-8f;
+  return __fmaf_rn(scale, kLog2E, -scale_log2) + scale * kLog2ERest;
+}
+
+/// Without the rest where it is not finite: infinite differences keep their sign.
+__device__ float scaled(float difference, float scale_log2, float rest) {
+  return isinf(difference) ? difference : __fmaf_rn(difference, scale_log2, __fmul_rn(difference, rest));
+}
+
 /// kColumns * 32 >= head_dim.
 template <int kColumns>
 __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__ ForwardParams params) {
@@ -101,6 +113,7 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
 
   const int first_row = row_begin + warp * kWarpRows;
   const float scale_log2 = params.scale_log2;
+  const float scale_log2_rest = rest_of_scale(p.scale, scale_log2);
   float maximum[kWarpRows], sum[kWarpRows], output[kWarpRows][kColumns];
 #pragma unroll
   for (int r = 0; r < kWarpRows; ++r) {
@@ -153,8 +166,8 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
       for (int step = 16; step > 0; step /= 2) raised = larger_or_nan(raised, __shfl_xor_sync(kWarp, raised, step));
       // The difference is taken before scaling: exact for scores of any size. While the maximum is -inf all is 0.
       const float reference = raised == kNegativeInfinity<float> ? 0.0f : raised;
-      const float factor = exp2f(__fmul_rn(__fsub_rn(maximum[r], reference), scale_log2));  // 1 if nothing changed
-      x[r] = exp2f(__fmul_rn(__fsub_rn(attends ? x[r] : kNegativeInfinity<float>, reference), scale_log2));
+      const float factor = exp2f(scaled(__fsub_rn(maximum[r], reference), scale_log2, scale_log2_rest));  // 1 if nothing changed
+      x[r] = exp2f(scaled(__fsub_rn(attends ? x[r] : kNegativeInfinity<float>, reference), scale_log2, scale_log2_rest));
       maximum[r] = raised;
       sum[r] = __fadd_rn(__fmul_rn(sum[r], factor), x[r]);
 #pragma unroll

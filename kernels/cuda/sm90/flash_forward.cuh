@@ -23,6 +23,7 @@
 #include <cuda.h>
 
 #include "kernels/cuda/sm90/hopper.h"
+#include "kernels/cuda/sm90/record.h"
 #include "kernels/cuda/sm90/softmax.h"
 #include "kernels/cuda/sm90/traits.h"
 #include "kernels/cuda/sm90/wgmma_instructions.h"
@@ -281,8 +282,8 @@ struct Consumer {
   }
 
   /// Masks a tile's scores: positions, then selection where neither sink nor window holds a key.
-  __device__ __forceinline__ void mask(float (&s)[Traits::kScores], const SequenceRows& rows, int position,
-                                       int tile) const {
+  __device__ __forceinline__ void mask(float (&s)[Traits::kScores], const SequenceRows& rows, int index, int head,
+                                       int position, int tile, PairCounts& counts) const {
     const AttentionParams& p = args.params;
     const int first_key = tile * Traits::kKeys;
     const int offset = first_key + quad_lane * KeyLayout<Traits>::kPerThread;
@@ -296,6 +297,8 @@ struct Consumer {
     } else if (!all_visible) {
       hide_keys<Traits, false>(s, limits);
     }
+    TileBits visible{};
+    if constexpr (Traits::kRecords) visible = finite_bits<Traits>(s);
     const auto drop = [&]<int kM, int kN>() {
       if (first_key < rows.dense_keys || !p.is_causal) {
         drop_keys<Traits, kM, kN, true, false>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
@@ -308,10 +311,32 @@ struct Consumer {
     } else if constexpr (Traits::kPattern == Pattern::kSparse1of4) {
       drop.template operator()<4, 1>();
     } else if constexpr (Traits::kPattern == Pattern::kMasked) {
-      if (p.sparsity_m == 4) {  // 3:4: the other two of four have patterns of their own
+      if (p.sparsity_m == 4) {
         drop.template operator()<4, 3>();
       } else {
         drop.template operator()<8, 0>();
+      }
+    }
+    if constexpr (Traits::kRecords) {
+      record_tile<Traits>(args, rows, index, head, position + row, tile, quad_lane, visible, finite_bits<Traits>(s),
+                          counts);
+    }
+  }
+
+  /// Selection in a tile that needs no mask.
+  __device__ __forceinline__ void select(float (&s)[Traits::kScores]) const {
+    const AttentionParams& p = args.params;
+    if constexpr (Traits::kPattern == Pattern::kSparse1of4) {
+      drop_clean_keys<Traits, 4, 1>(s, 1);
+    } else if constexpr (Traits::kSparse) {
+      drop_clean_keys<Traits, 4, 2>(s, 2);
+    } else if constexpr (Traits::kPattern == Pattern::kMasked) {
+      if (p.sparsity_m == 4) {  // 3:4: the other two of four have patterns of their own
+        drop_clean_keys<Traits, 4, 3>(s, 3);
+      } else if (p.sparsity_n == 4) {
+        drop_clean_keys<Traits, 8, 4>(s, 4);
+      } else {
+        drop_clean_keys<Traits, 8, 0>(s, p.sparsity_n);
       }
     }
   }
@@ -334,8 +359,8 @@ struct Consumer {
       __syncwarp();  // every lane of the quad has read the mark before it is overwritten
       const bool bad = kBiased && !(sum > 2.3509887e-38f && sum < 1.2676506e30f);  // 2^-125, 2^100
       if (wanted && quad_lane == 0) {
-        const float lse = sum == 0.0f ? kNegativeInfinity<float> : (log2f(sum) - rows.shift[h]) * kLn2;
-        p.logsumexp[index] = bad ? __uint_as_float(kMarkedRow) : lse;
+        const float lse = kBiased ? (log2f(sum) - rows.shift[h]) * kLn2 : logf(sum) - rows.shift[h] * p.scale;
+        p.logsumexp[index] = bad ? __uint_as_float(kMarkedRow) : sum == 0.0f ? kNegativeInfinity<float> : lse;
         if (bad && atomicExch(&slot.flagged, 1u) == 0) {
           args.schedule.rescue_list[atomicAdd(&args.schedule.counters->rescued, 1u)] = static_cast<unsigned>(slot.tile);
         }
@@ -378,6 +403,7 @@ struct Consumer {
     const std::uint64_t q = matrix_descriptor(shared.q + warpgroup * kBlockRows * 128, 16);
     Ring<Traits::kStages> k(0), v(0);
     int n = 0;  // tiles of this CTA
+    [[maybe_unused]] PairCounts counts;
     const auto next_key_stage = [&] {
       release(&shared.k_empty[k.stage]);
       k.advance();
@@ -400,8 +426,8 @@ struct Consumer {
         issue_values<Traits>(o, weights.kept, weights.metadata, shared.v[v.stage]);
       }
     };
-    const auto masked_softmax = [&](const SequenceRows& sequence, int position, int tile) {
-      mask(s, sequence, position, tile);
+    const auto masked_softmax = [&](const SequenceRows& sequence, int index, int head, int position, int tile) {
+      mask(s, sequence, index, head, position, tile, counts);
       if constexpr (kBiased) {
         start_rows(s, scale, rows);
       } else {
@@ -424,21 +450,21 @@ struct Consumer {
         dense_softmax<Traits>(s, scale, rows, weights);
       }
     };
-    const auto clean_softmax = [&] {
-      if constexpr (Traits::kPattern == Pattern::kMasked) {
-        const AttentionParams& p = args.params;
-        if (p.sparsity_m == 4) {
-          drop_clean_keys<Traits, 4, 3>(s, 3);
-        } else if (p.sparsity_n == 4) {
-          drop_clean_keys<Traits, 8, 4>(s, 4);
-        } else {
-          drop_clean_keys<Traits, 8, 0>(s, p.sparsity_n);
-        }
+    const auto clean_softmax = [&](const SequenceRows& sequence, int index, int head, int position, int tile) {
+      if constexpr (Traits::kRecords) {
+        const TileBits visible = finite_bits<Traits>(s);
+        float dropped[Traits::kScores];
+#pragma unroll
+        for (int i = 0; i < Traits::kScores; ++i) dropped[i] = s[i];
+        select(dropped);
+        record_tile<Traits>(args, sequence, index, head, position + row, tile, quad_lane, visible,
+                            finite_bits<Traits>(dropped), counts);
       }
       if constexpr (!kBiased) raise_rows(s, scale, o, rows);
       if constexpr (Traits::kSparse) {
         sparse_softmax<Traits>(s, scale, args.one, quad_lane, rows, weights);
       } else {
+        select(s);
         dense_softmax<Traits>(s, scale, rows, weights);
       }
     };
@@ -464,7 +490,9 @@ struct Consumer {
       const int position = uniform(slot.position) + warpgroup * kBlockRows;
       const SequenceRows sequence = {uniform(slot.rows.q_base), uniform(slot.rows.first), uniform(slot.rows.k_len),
                                      uniform(slot.rows.dense_keys)};
-      KeyRange range = key_range_of<Traits>(args.params, slot, position);
+      const int head = slot.head;
+      const int index = slot.map / args.params.kv_heads;  // of the sequence
+      const KeyRange range = key_range_of<Traits>(args.params, slot, position);
       int tile = range.begin;
 #pragma unroll 1
       for (;;) {
@@ -473,7 +501,7 @@ struct Consumer {
           if constexpr (kBiased) start_rows(s, scale, rows);
 #pragma unroll 1
           for (;;) {
-            clean_softmax();
+            clean_softmax(sequence, index, head, position, tile);
             if (++tile == range.end) break;
             barrier_wait(&shared.v_full[v.stage], v.parity);
             barrier_wait(&shared.k_full[k.stage], k.parity);
@@ -503,7 +531,7 @@ struct Consumer {
           }
         }
         if (tile == range.end - 1) release(&shared.q_empty[warpgroup]);
-        masked_softmax(sequence, position, tile);
+        masked_softmax(sequence, index, head, position, tile);
         if (++tile == range.end) break;
         barrier_wait(&shared.v_full[v.stage], v.parity);
         barrier_wait(&shared.k_full[k.stage], k.parity);
@@ -537,7 +565,10 @@ struct Consumer {
         pass_turn();
       }
       // The last P·V of this tile together with the first Q·Kᵀ of the next.
-      const int head = slot.head;
+      if constexpr (Traits::kRecords) {
+        add_counts(args.params, index, head, counts);
+        counts = PairCounts();
+      }
       ++n;
       barrier_wait(&shared.slot_full[n % kSlots], n / kSlots & 1);
       const bool more = uniform(shared.slots[n % kSlots].tile) >= 0;

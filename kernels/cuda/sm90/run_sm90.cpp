@@ -70,6 +70,12 @@ MapTemplates map_templates(const AttentionParams& p) {
   return templates;
 }
 
+/// Tiles that no row of a warpgroup sees are not visited.
+void clear_mask(const AttentionParams& p, cudaStream_t stream) {
+  const std::size_t bytes = static_cast<std::size_t>(p.mask_bytes) * p.heads * p.total_q;
+  MODELOPT_CUDA_CHECK(cudaMemsetAsync(p.mask, 0, bytes, stream), "clearing the mask of ", bytes, " bytes");
+}
+
 /// Preparation, attention and, with the biased reference, the redoing of rows that it could not hold.
 template <typename Element, int kHeadDim, Pattern kPattern, Reference kReference>
 void run_kernels(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
@@ -81,19 +87,33 @@ void run_kernels(const AttentionParams& p, const Workspace& workspace, cudaStrea
   schedule.rows = allocate<SequenceRows>(workspace, p.batch);
   schedule.tiles = allocate<Tile>(workspace, schedule.max_tiles);
   schedule.rescue_list = allocate<unsigned>(workspace, std::int64_t{schedule.max_tiles} * p.heads);
+  const bool records = p.mask != nullptr || p.stats != nullptr;
+  if (p.mask != nullptr) clear_mask(p, stream);
   prepare(p, schedule, map_templates<Traits>(p), Traits::kWarpgroups, stream);
 
   const CUtensorMap q_map = head_map(head_tensor(p, p.q, p.total_q, p.heads, p.q_strides), kBlockRows);
   constexpr float kLog2E = 1.4426950408889634f;
-  KernelArguments args{p, schedule, p.scale * kLog2E, 1.0f, section_heads(p), /*rescue=*/false};
+  KernelArguments args{.params = p,
+                       .schedule = schedule,
+                       .scale_log2 = p.scale * kLog2E,
+                       .one = 1.0f,
+                       .section_heads = section_heads(p),
+                       .visible_blocks = {},
+                       .rescue = false};
+  if (p.stats != nullptr) args.visible_blocks = allocate_visible_blocks(p, workspace, stream);
   const auto ctas = static_cast<int>(
       std::min<std::int64_t>(multiprocessors(), std::int64_t{schedule.max_tiles} * p.heads));
-  launch_flash_forward<Traits>(q_map, args, ctas, stream);
+  if (records) {
+    launch_flash_forward<KernelTraits<Element, kHeadDim, kPattern, kReference, true>>(q_map, args, ctas, stream);
+  } else {
+    launch_flash_forward<Traits>(q_map, args, ctas, stream);
+  }
   if constexpr (kReference == Reference::kBiased) {
     args.rescue = true;
     constexpr Pattern kRescue = kPattern == Pattern::kSparse2of4Unordered ? Pattern::kSparse2of4 : kPattern;
     launch_flash_forward<KernelTraits<Element, kHeadDim, kRescue, Reference::kTrueMaxima>>(q_map, args, ctas, stream);
   }
+  if (p.stats != nullptr) count_visible_blocks(p, args.visible_blocks, stream);
 }
 
 template <typename Element, int kHeadDim>
@@ -104,11 +124,13 @@ void run_pattern(const AttentionParams& p, const Workspace& workspace, cudaStrea
   if (p.sparsity_n == 0) {
     run_kernels<Element, kHeadDim, Pattern::kDense, kReference>(p, workspace, stream);
   } else if (p.sparsity_m == 4 && p.sparsity_n == 2) {
-    if (kReference == Reference::kBiased && unordered_metadata_works()) {
-      run_kernels<Element, kHeadDim, Pattern::kSparse2of4Unordered, kReference>(p, workspace, stream);
-    } else {
-      run_kernels<Element, kHeadDim, Pattern::kSparse2of4, kReference>(p, workspace, stream);
+    if constexpr (kReference == Reference::kBiased) {
+      if (unordered_metadata_works()) {
+        run_kernels<Element, kHeadDim, Pattern::kSparse2of4Unordered, kReference>(p, workspace, stream);
+        return;
+      }
     }
+    run_kernels<Element, kHeadDim, Pattern::kSparse2of4, kReference>(p, workspace, stream);
   } else if (p.sparsity_m == 4 && p.sparsity_n == 1) {
     run_kernels<Element, kHeadDim, Pattern::kSparse1of4, kReference>(p, workspace, stream);
   } else {

@@ -40,8 +40,9 @@ __device__ __forceinline__ std::uint32_t permute_bytes(std::uint32_t a, std::uin
   return __byte_perm(a, b, selector);
 }
 
-/// Row state of one thread: two rows (h = 0, 1) of its block. sum is this thread's part of the row sum.
-/// A score x has weight exp2(x * scale_log2 + shift).
+/// Row state of one thread: two rows (h = 0, 1) of its block. sum is this thread's part of the row sum. A score x has
+/// weight exp2(x * scale_log2 + shift) with the biased reference and exp2((x + shift) * scale_log2) with true maxima:
+/// there, scores of any size keep their weights, because the difference is taken before the scale.
 struct RowState {
   float shift[2] = {0.0f, 0.0f};
   float sum[2] = {0.0f, 0.0f};
@@ -227,12 +228,11 @@ __device__ __forceinline__ void raise_rows(const float (&s)[kScores], float scal
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const bool first = quad_sum(rows.sum[h]) == 0.0f;
-    const float wanted = -maxima[h] * scale_log2;
-    const bool raise = maxima[h] != kNegativeInfinity<float> &&
-                       (first || wanted < rows.shift[h] - static_cast<float>(kSlack));
+    const float growth = (maxima[h] + rows.shift[h]) * scale_log2;
+    const bool raise = maxima[h] != kNegativeInfinity<float> && (first || growth > static_cast<float>(kSlack));
     if (!__any_sync(kFullWarp, raise)) continue;
-    const float factor = raise && !first ? exp2_approx(wanted - rows.shift[h]) : 1.0f;
-    if (raise) rows.shift[h] = wanted;
+    const float factor = raise && !first ? exp2_approx(-growth) : 1.0f;
+    if (raise) rows.shift[h] = -maxima[h];
     lower_row(o, rows, h, factor);
   }
 }
@@ -253,6 +253,9 @@ __device__ __forceinline__ void sparse_softmax(const float (&s)[Traits::kScores]
                                                RowState& rows, Weights<Traits>& weights) {
   constexpr int kBlocks = Traits::kKeys / 16;
   constexpr bool kUnordered = Traits::kPattern == Pattern::kSparse2of4Unordered;
+  constexpr bool kBiased = Traits::kReference == Reference::kBiased;
+  const float inner = kBiased ? scale_log2 : 1.0f;   // x * inner + shift, then times outer
+  const float outer = kBiased ? 1.0f : scale_log2;
   constexpr float kChoice = Traits::kPattern == Pattern::kSparse2of4 ? kNibblesPair02 : kNibbles;
 #pragma unroll
   for (int word = 0; word < (kBlocks + 3) / 4; ++word) {
@@ -268,21 +271,21 @@ __device__ __forceinline__ void sparse_softmax(const float (&s)[Traits::kScores]
         if constexpr (Traits::kPattern != Pattern::kSparse1of4) {
           float t0, t1;
           if constexpr (kUnordered) {
-            select_2of4_unordered(s[at], s[at + 1], s[at + 4], s[at + 5], scale_log2, rows.shift[h], unit, one, t0, t1,
+            select_2of4_unordered(s[at], s[at + 1], s[at + 4], s[at + 5], inner, rows.shift[h], unit, one, t0, t1,
                                   choice[h], order[h]);
           } else {
-            select_2of4(s[at], s[at + 1], s[at + 4], s[at + 5], scale_log2, rows.shift[h], unit, t0, t1, choice[h],
+            select_2of4(s[at], s[at + 1], s[at + 4], s[at + 5], inner, rows.shift[h], unit, t0, t1, choice[h],
                         order[h]);
           }
-          t0 = exp2_approx(t0);
-          t1 = exp2_approx(t1);
+          t0 = exp2_approx(t0 * outer);
+          t1 = exp2_approx(t1 * outer);
           rows.sum[h] += t0 + t1;
           weights.kept[2 * block + h] = pack<typename Traits::Element>(t0, t1);
         } else {
           float t;
           bool in_second;
-          select_1of4(s[at], s[at + 1], s[at + 4], s[at + 5], scale_log2, rows.shift[h], unit, t, in_second, order[h]);
-          t = exp2_approx(t);
+          select_1of4(s[at], s[at + 1], s[at + 4], s[at + 5], inner, rows.shift[h], unit, t, in_second, order[h]);
+          t = exp2_approx(t * outer);
           rows.sum[h] += t;
           const std::uint32_t packed = pack<typename Traits::Element>(t, 0.0f);
           weights.kept[2 * block + h] = in_second ? packed << 16 : packed;
@@ -303,14 +306,19 @@ __device__ __forceinline__ void sparse_softmax(const float (&s)[Traits::kScores]
   }
 }
 
+template <typename Traits>
+__device__ __forceinline__ float exponent_of(float x, float scale_log2, float shift) {
+  return Traits::kReference == Reference::kBiased ? fmaf(x, scale_log2, shift) : (x + shift) * scale_log2;
+}
+
 /// Exponentials of every score; s holds the weights afterwards. -inf gives 0.
 template <typename Traits>
 __device__ __forceinline__ void exponentials(float (&s)[Traits::kScores], float scale_log2, RowState& rows) {
 #pragma unroll
   for (int i = 0; i < Traits::kScores / 2; ++i) {
     const int h = i & 1;
-    const float p0 = exp2_approx(fmaf(s[2 * i], scale_log2, rows.shift[h]));
-    const float p1 = exp2_approx(fmaf(s[2 * i + 1], scale_log2, rows.shift[h]));
+    const float p0 = exp2_approx(exponent_of<Traits>(s[2 * i], scale_log2, rows.shift[h]));
+    const float p1 = exp2_approx(exponent_of<Traits>(s[2 * i + 1], scale_log2, rows.shift[h]));
     rows.sum[h] += p0 + p1;
     s[2 * i] = p0;
     s[2 * i + 1] = p1;
@@ -411,9 +419,9 @@ __device__ __forceinline__ Kept<kM> keep_by_rule(const float (&x)[kM], int n) {
   return kept;
 }
 
-/// keep_n_of_m<8>(x, all, 4) by the fourth largest score: both halves are sorted, and the larger of each pair that faces
-/// another across them are the four largest of all (bitonic merge). Only a tie at that score, or NaN, needs the full rule.
-__device__ __forceinline__ Kept<8> keep_4_of_8(const float (&x)[8]) {
+/// The fourth largest of eight; NaN if one is NaN. Both halves are sorted, and the larger of each pair that faces another
+/// across them are the four largest of all (bitonic merge).
+__device__ __forceinline__ float fourth_of_8(const float (&x)[8]) {
   float sorted[2][4];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -426,18 +434,8 @@ __device__ __forceinline__ Kept<8> keep_4_of_8(const float (&x)[8]) {
     sorted[half][2] = min_nan(middle0, middle1);
     sorted[half][3] = min_nan(low0, low1);
   }
-  const float fourth =
-      min_nan(min_nan(max_nan(sorted[0][0], sorted[1][3]), max_nan(sorted[0][1], sorted[1][2])),
-              min_nan(max_nan(sorted[0][2], sorted[1][1]), max_nan(sorted[0][3], sorted[1][0])));
-  Kept<8> kept;
-  float count = 0.0f;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    kept.key[i] = x[i] >= fourth;
-    if (kept.key[i]) count += 1.0f;
-  }
-  kept.has_nan = false;
-  return count == 4.0f ? kept : keep_by_rule<8>(x, 4);
+  return min_nan(min_nan(max_nan(sorted[0][0], sorted[1][3]), max_nan(sorted[0][1], sorted[1][2])),
+                 min_nan(max_nan(sorted[0][2], sorted[1][1]), max_nan(sorted[0][3], sorted[1][0])));
 }
 
 /// keep_n_of_m in the fewest instructions known for each pattern, up to which of several -inf are kept. kN = 0: n is a
@@ -448,8 +446,6 @@ __device__ __forceinline__ Kept<kM> keep(const float (&x)[kM], int n) {
     return keep_2_of_4(x);
   } else if constexpr (kM == 4 && kN == 3) {
     return keep_3_of_4(x);
-  } else if constexpr (kM == 8 && kN == 4) {
-    return keep_4_of_8(x);
   } else {
     return keep_by_rule<kM>(x, kN > 0 ? kN : n);
   }
@@ -473,11 +469,22 @@ __device__ __forceinline__ void drop_clean_keys(float (&s)[Traits::kScores], int
     for (int h = 0; h < 2; ++h) {
       float x[kM];
       load_group<kM>(s, g, h, x);
+      if constexpr (kM == 8 && kN == 4) {
+        // All from the fourth largest on are four, but for ties there and NaN: only these go through the rule.
+        const float fourth = fourth_of_8(x);
+        float count = 0.0f;
+#pragma unroll
+        for (int i = 0; i < kM; ++i) {
+          const bool kept = x[i] >= fourth;
+          if (kept) count += 1.0f;
+          s[4 * (g * (kM / 2) + i / 2) + 2 * h + (i & 1)] = kept ? x[i] : kNegativeInfinity<float>;
+        }
+        if (__all_sync(kFullWarp, count == 4.0f)) continue;
+      }
       const Kept<kM> kept = keep<kM, kN>(x, n);
 #pragma unroll
       for (int i = 0; i < kM; ++i) {
-        float& score = s[4 * (g * (kM / 2) + i / 2) + 2 * h + (i & 1)];
-        score = kept.key[i] ? score : kNegativeInfinity<float>;
+        s[4 * (g * (kM / 2) + i / 2) + 2 * h + (i & 1)] = kept.key[i] ? x[i] : kNegativeInfinity<float>;
       }
       if (kept.has_nan) s[4 * g * (kM / 2) + 2 * h] = kNaN;
     }

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/sm90/schedule.h"
+#include "kernels/cuda/visible_blocks.h"
 
 namespace modelopt::kernels::cuda::sm90 {
 
@@ -35,12 +36,14 @@ constexpr int kBias = 64;
 constexpr int kMargin = 20;
 constexpr int kSlack = 8;
 
-template <typename Element_, int kHeadDim_, Pattern kPattern_, Reference kReference_>
+/// kRecords: the attended mask and the counts of pairs are written as well; slower, and not a bit of the output differs.
+template <typename Element_, int kHeadDim_, Pattern kPattern_, Reference kReference_, bool kRecords_ = false>
 struct KernelTraits {
   using Element = Element_;
   static constexpr int kHeadDim = kHeadDim_;  ///< 64, 96, 128 or 256; smaller ones are padded with zeros by the copies
   static constexpr Pattern kPattern = kPattern_;
   static constexpr Reference kReference = kReference_;
+  static constexpr bool kRecords = kRecords_;
   static constexpr bool kSparse = is_sparse(kPattern);
 
   static constexpr int kWarpgroups = kHeadDim <= 128 ? 3 : 2;  ///< consumers, kBlockRows query rows each
@@ -108,6 +111,7 @@ struct KernelArguments {
   float scale_log2;      ///< softmax scale times log2(e)
   float one;             ///< 1.0f, unknown to the compiler (select_2of4_unordered)
   int section_heads;     ///< heads whose keys and values share the L2 cache; they are worked on together
+  VisibleBlocks visible_blocks;  ///< with statistics
   bool rescue;           ///< the tiles of the rescue list, and only rows that are marked
 };
 

@@ -14,7 +14,7 @@ const std::vector<TestedBackend>& tested_backends() {
          .device = c10::DeviceType::CUDA,
          .dtypes = {at::kBFloat16, at::kHalf},
          .needs_alignment = true,
-         .returns_mask = false,
+         .records_apart = true,
          .skips = false},
     };
     for (const TestedBackend& backend : list) {
