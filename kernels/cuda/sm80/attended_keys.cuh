@@ -71,10 +71,7 @@ class Recorder {
     if (attention.stats == nullptr) return;
     pairs_visible_ += __popc(visible);
     pairs_attended_ += __popc(attended);
-    // Key blocks are multiples of 8 long: the eight keys lie in one.
-    const int query_block = floor_div(p, attention.skip_br) - floor_div(block_.offset, attention.skip_br);
-    const std::int64_t row_of_blocks = head_of_batch() * params_.query_blocks + query_block;
-    params_.block_visible[row_of_blocks * params_.key_blocks + first_key / attention.skip_bc] = 1;
+    mark_visible_block(params_.visible_blocks, attention, block_.batch, block_.head, block_.offset, p, first_key);
   }
 
   /// Adds this warp's counts to the statistics; all lanes call it.
@@ -87,7 +84,8 @@ class Recorder {
       attended += __shfl_xor_sync(0xFFFFFFFFu, attended, step);
     }
     if (threadIdx.x % 32 != 0) return;
-    auto* stats = reinterpret_cast<unsigned long long*>(p.stats) + head_of_batch() * 4;
+    auto* stats = reinterpret_cast<unsigned long long*>(p.stats) +
+                  (static_cast<std::int64_t>(block_.batch) * p.heads + block_.head) * 4;
     atomicAdd(stats + 2, visible);
     atomicAdd(stats + 3, attended);
   }
@@ -96,10 +94,6 @@ class Recorder {
   [[nodiscard]] __device__ std::uint8_t* mask_row(int i) const {
     const AttentionParams& p = params_.attention;
     return p.mask + (static_cast<std::int64_t>(block_.sequence.q_start + i) * p.heads + block_.head) * p.mask_bytes;
-  }
-
-  [[nodiscard]] __device__ std::int64_t head_of_batch() const {
-    return static_cast<std::int64_t>(block_.batch) * params_.attention.heads + block_.head;
   }
 
   const ForwardParams& params_;

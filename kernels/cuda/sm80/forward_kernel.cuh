@@ -90,7 +90,7 @@ class WarpRows {
   __device__ WarpRows(const ForwardParams& params, const BlockProblem& block, std::uint32_t query_tile)
       : params_(params.attention),
         recorder_(params, block),
-        softmax_(params.scale_log2),
+        softmax_(params.scale_log2, params.slack),
         sparse_nm_((C::kSparse || C::kGeneral) && block.sequence.sparse_nm),
         first_row_(block.tile_row + warp() * C::kWarpRows) {
     const bool has_rows = first_row_ + C::kWarpRows > block.offset && first_row_ < block.sequence.k_len;
@@ -293,7 +293,7 @@ class WarpRows {
         }
       }
     }
-    softmax_.raise_maximum(maximum, output_);
+    softmax_.raise_reference(maximum, output_);
     if (softmax_.any_row_is_far()) {
 #pragma unroll
       for (int b = 0; b < C::kRowBlocks; ++b) {
@@ -347,7 +347,7 @@ class WarpRows {
         maximum[b][half] = larger_or_nan(maximum[b][half], larger_or_nan(pair.first, pair.second));
       }
     });
-    softmax_.raise_maximum(maximum, output_);
+    softmax_.raise_reference(maximum, output_);
     if (softmax_.any_row_is_far()) {
       for_each_run([&](int b, int half, int kb) {
 #pragma unroll

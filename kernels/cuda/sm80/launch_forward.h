@@ -24,7 +24,4 @@ inline constexpr int kFp32QueryRows = 32;
 /// fp32 inputs, any head_dim and alignment, any N:M, mask and statistics.
 void launch_forward_fp32(const ForwardParams& params, cudaStream_t stream);
 
-/// Adds the number of set bytes of block_visible to the statistics.
-void count_visible_blocks(const ForwardParams& params, cudaStream_t stream);
-
 }  // namespace modelopt::kernels::cuda::sm80

@@ -7,44 +7,50 @@
 
 namespace modelopt::kernels::cuda::sm80 {
 
-/// Maximum and sum of the thread's rows: row l / 4 (half 0) and l / 4 + 8 (half 1) of each 16-row block.
+/// Reference and sum of the thread's rows: row l / 4 (half 0) and l / 4 + 8 (half 1) of each 16-row block.
 ///
-/// A tile that changes nothing changes no bit: a row that sees none of its keys keeps its maximum, is rescaled by
+/// The reference is a maximum of the row's visible scores that may lag behind: it is raised only when a tile's maximum
+/// is more than `slack` above it, so that weights reach 2^8 at most and most tiles need not rescale the output. A NaN
+/// score raises it to NaN, which stays.
+///
+/// A tile that changes nothing changes no bit: a row that sees none of its keys keeps its reference, is rescaled by
 /// exactly 1 and adds exact zeros. So it does not matter which such tiles are visited, nor what other rows do.
 template <int kRowBlocks>
 struct RowSoftmax {
-  float scale_log2;               ///< softmax scale times log2(e)
-  float maximum[kRowBlocks][2];   ///< of the visible unscaled scores; NaN if one of them is
-  float sum[kRowBlocks][2];       ///< of the weights exp(scale (x - maximum)) of this thread's keys
-  float exponent[kRowBlocks][2];  ///< scale_log2 * maximum, or 0 while the maximum is -inf; of the current tile
+  float scale_log2;                ///< softmax scale times log2(e)
+  float slack;                     ///< 8 / scale_log2
+  float reference[kRowBlocks][2];  ///< unscaled; -inf until a key is seen
+  float sum[kRowBlocks][2];        ///< of the weights exp(scale (x - reference)) of this thread's keys
+  float exponent[kRowBlocks][2];   ///< scale_log2 * reference, or 0 while the reference is -inf; of the current tile
 
-  __device__ explicit RowSoftmax(float scale_times_log2_e) : scale_log2(scale_times_log2_e) {
+  __device__ RowSoftmax(float scale_log2_, float slack_) : scale_log2(scale_log2_), slack(slack_) {
 #pragma unroll
     for (int b = 0; b < kRowBlocks; ++b) {
-      maximum[b][0] = maximum[b][1] = kNegativeInfinity<float>;
+      reference[b][0] = reference[b][1] = kNegativeInfinity<float>;
       sum[b][0] = sum[b][1] = 0.0f;
     }
   }
 
-  /// Takes in a tile's maxima (of this thread's keys) and rescales the sums and the output accumulators.
+  /// Takes in a tile's maxima (of this thread's keys); rescales the sums and the output accumulators if need be.
   template <int kColumns>
-  __device__ void raise_maximum(const float (&tile_maximum)[kRowBlocks][2], float (&output)[kRowBlocks][kColumns][4]) {
+  __device__ void raise_reference(const float (&maximum)[kRowBlocks][2], float (&output)[kRowBlocks][kColumns][4]) {
     bool changed = false;
     float factor[kRowBlocks][2];
 #pragma unroll
     for (int b = 0; b < kRowBlocks; ++b) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float previous = maximum[b][half];
-        float raised = larger_or_nan(previous, tile_maximum[b][half]);
-        raised = larger_or_nan(raised, __shfl_xor_sync(0xFFFFFFFFu, raised, 1));
-        raised = larger_or_nan(raised, __shfl_xor_sync(0xFFFFFFFFu, raised, 2));
-        maximum[b][half] = raised;
+        float seen = larger_or_nan(maximum[b][half], __shfl_xor_sync(0xFFFFFFFFu, maximum[b][half], 1));
+        seen = larger_or_nan(seen, __shfl_xor_sync(0xFFFFFFFFu, seen, 2));
+        const float previous = reference[b][half];
+        const bool keep = seen <= __fadd_rn(previous, slack) || previous != previous;
+        const float raised = keep ? previous : seen;
+        reference[b][half] = raised;
         exponent[b][half] = raised == kNegativeInfinity<float> ? 0.0f : __fmul_rn(raised, scale_log2);
-        // -inf before: 0 (there is nothing to rescale). Equal: exactly 1, or 0 if both are -inf and all is 0.
+        // -inf before: 0 (there is nothing to rescale). Kept: exactly 1, or 0 if it is -inf and all is 0.
         factor[b][half] = exp2_approx(is_far(b, half) ? __fmul_rn(__fsub_rn(previous, raised), scale_log2)
                                                       : __fsub_rn(__fmul_rn(previous, scale_log2), exponent[b][half]));
-        changed = changed || raised != previous;
+        changed = changed || !keep;
       }
     }
     if (!__any_sync(0xFFFFFFFFu, changed)) return;
@@ -60,8 +66,9 @@ struct RowSoftmax {
     }
   }
 
-  /// Beyond this a rounded exponent is too far from scale_log2 * maximum: half a unit in its last place is half a power
-  /// of two. The scores of such rows are made relative to the maximum before they are scaled, and their exponent is 0.
+  /// Beyond this a rounded exponent is too far from scale_log2 * reference: half a unit in its last place is half a
+  /// power of two. The scores of such rows are made relative to the reference before they are scaled, and their
+  /// exponent is 0.
   [[nodiscard]] __device__ bool is_far(int b, int half) const { return fabsf(exponent[b][half]) >= 0x1p24f; }
 
   [[nodiscard]] __device__ bool any_row_is_far() const {
@@ -72,7 +79,7 @@ struct RowSoftmax {
   }
 
   [[nodiscard]] __device__ float relative_if_far(float x, int b, int half) const {
-    return is_far(b, half) ? __fsub_rn(x, maximum[b][half]) : x;
+    return is_far(b, half) ? __fsub_rn(x, reference[b][half]) : x;
   }
 
   __device__ void clear_far_exponents() {
@@ -83,7 +90,7 @@ struct RowSoftmax {
     }
   }
 
-  /// exp(scale (x - maximum)); exactly 0 for x = -inf. Scores of far rows are relative already.
+  /// exp(scale (x - reference)); exactly 0 for x = -inf. Scores of far rows are relative already.
   [[nodiscard]] __device__ float weight(float x, int b, int half) const {
     return exp2_approx(__fmaf_rn(x, scale_log2, -exponent[b][half]));
   }
@@ -107,7 +114,7 @@ struct RowSoftmax {
 
   [[nodiscard]] __device__ float logsumexp(int b, int half, float scale) const {
     if (sum[b][half] == 0.0f) return kNegativeInfinity<float>;
-    return __fmaf_rn(maximum[b][half], scale, logf(sum[b][half]));
+    return __fmaf_rn(reference[b][half], scale, logf(sum[b][half]));
   }
 };
 

@@ -7,6 +7,7 @@
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/sm80/launch_forward.h"
+#include "kernels/cuda/visible_blocks.h"
 
 namespace modelopt::kernels::cuda {
 namespace {
@@ -40,23 +41,12 @@ Launch kernel_for(int padded_head_dim, bool sparse, bool general) {
   return kernel_for<Element, 256>(sparse, general);
 }
 
-/// Memory in which the kernels mark the blocks that hold a visible pair.
-void prepare_statistics(ForwardParams& params, const Workspace& workspace, cudaStream_t stream) {
-  const AttentionParams& p = params.attention;
-  // A sequence's rows may begin and end inside a block.
-  params.query_blocks = static_cast<int>(ceil_div(p.max_q_len, p.skip_br)) + 1;
-  params.key_blocks = static_cast<int>(ceil_div(p.max_k_len, p.skip_bc));
-  const auto bytes = static_cast<std::size_t>(p.batch) * static_cast<std::size_t>(p.heads) *
-                     static_cast<std::size_t>(params.query_blocks) * static_cast<std::size_t>(params.key_blocks);
-  params.block_visible = static_cast<std::uint8_t*>(workspace(bytes));
-  MODELOPT_CUDA_CHECK(cudaMemsetAsync(params.block_visible, 0, bytes, stream), "zeroing ", bytes, " block marks");
-}
-
 }  // namespace
 
 void run_sm80(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
   const int padded_head_dim = p.head_dim <= 64 ? 64 : p.head_dim <= 128 ? 128 : 256;
-  ForwardParams params{.attention = p, .scale_log2 = p.scale * 1.44269504088896341f};
+  const float scale_log2 = p.scale * 1.44269504088896341f;
+  ForwardParams params{.attention = p, .scale_log2 = scale_log2, .slack = 8.0f / scale_log2};
   const bool fp32 = p.dtype == ElementType::kFloat32;
   const int rows = fp32 ? sm80::kFp32QueryRows : sm80::query_tile_rows(padded_head_dim);
   // Tiles are aligned to absolute positions: the rows of a sequence may begin and end inside one.
@@ -66,7 +56,7 @@ void run_sm80(const AttentionParams& p, const Workspace& workspace, cudaStream_t
                  rows, " is ", blocks, ", expected less than 2^31 for backend sm80");
   params.whole_chunks = p.head_dim % 8 == 0 && copies_16_bytes(p.q, p.q_strides) && copies_16_bytes(p.k, p.k_strides) &&
                         copies_16_bytes(p.v, p.v_strides);
-  if (p.stats != nullptr) prepare_statistics(params, workspace, stream);
+  if (p.stats != nullptr) params.visible_blocks = allocate_visible_blocks(p, workspace, stream);
 
   if (fp32) {
     sm80::launch_forward_fp32(params, stream);
@@ -79,7 +69,7 @@ void run_sm80(const AttentionParams& p, const Workspace& workspace, cudaStream_t
                               : kernel_for<__nv_bfloat16>(padded_head_dim, sparse, general);
     launch(params, stream);
   }
-  if (p.stats != nullptr) sm80::count_visible_blocks(params, stream);
+  if (p.stats != nullptr) count_visible_blocks(p, params.visible_blocks, stream);
 }
 
 }  // namespace modelopt::kernels::cuda
