@@ -39,7 +39,8 @@ if [[ -z $prebuilt ]]; then
   capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
   [[ $capability == 90 ]] && capability=90a
   cmake --preset release -B "$build" -DMODELOPT_CUDA=ON "-DMODELOPT_CUDA_ARCHS=$capability" "-DLibTorch_ROOT=$LibTorch_ROOT" >/dev/null
-  cmake --build "$build" --target modelopt_kernels test_kernels_cuda test_attention_cuda test_attention_cuda_stress
+  cmake --build "$build" --target modelopt_kernels modelopt_cli test_kernels_cuda test_attention_cuda \
+    test_attention_cuda_stress test_models_cuda test_cli_cuda test_bench_cuda
 fi
 tests=$build/tests/kernels/cuda
 [[ -x $tests/test_attention_cuda ]] || fail "$tests/test_attention_cuda is not there: is $build a build with CUDA and tests?"
@@ -90,6 +91,9 @@ case $part in
     export OMP_NUM_THREADS=4 OMP_WAIT_POLICY=passive # programs run side by side
     launch decisions "$tests/test_kernels_cuda"
     for tag in "${TAGS[@]}"; do launch "$tag" "$tests/test_attention_cuda" "[$tag]"; done
+    launch models "$build/tests/modelopt/models/test_models_cuda"
+    launch program "$build/tests/examples/test_cli_cuda"
+    launch bench-command "$build/tests/modelopt/bench/test_bench_cuda"
     wait
     launch stress "$tests/test_attention_cuda_stress"
     wait
