@@ -13,18 +13,14 @@
 //   <= 128     128 x 64     32         3      80 KiB         2           128 + 64
 //   <= 256      64 x 64     16         2      96 KiB         2 (sm_90)   128 + 32
 //
-// A warp takes each tile on one of these ways:
-//   hidden    no row sees any of its keys: nothing is computed
-//   whole     every key is visible and attended: dense product (mma.m16n8k16)
-//   selected  every key is visible, none is dense by position, N:M selects: with 2:4 and 1:4 two of four weights are
-//             computed and multiplied (kSparse: mma.sp.m16n8k32), otherwise the dropped ones are 0
-//   masked    everything else: position and selection decide per key, dense product
+// How a warp takes each tile: tile_way.h.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/cuda/attention_params.h"
 #include "kernels/cuda/sm80/attended_keys.cuh"
+#include "kernels/cuda/sm80/forward_config.h"
 #include "kernels/cuda/sm80/forward_params.h"
 #include "kernels/cuda/sm80/key_order.h"
 #include "kernels/cuda/sm80/key_range.h"
@@ -32,54 +28,9 @@
 #include "kernels/cuda/sm80/mma_sync.cuh"
 #include "kernels/cuda/sm80/row_softmax.cuh"
 #include "kernels/cuda/sm80/select_2of4.h"
+#include "kernels/cuda/sm80/tile_way.h"
 
 namespace modelopt::kernels::cuda::sm80 {
-
-/// kSparse: 2:4 and 1:4 on the sparse tensor cores. kGeneral: any alignment, any N:M, attended mask and statistics; it
-/// gives the same bits as the kernel without them.
-template <typename Element_, int kHeadDim_, bool kSparse_, bool kGeneral_>
-struct ForwardConfig {
-  using Element = Element_;
-  static constexpr int kHeadDim = kHeadDim_;  ///< padded with zeros in shared memory
-  static constexpr bool kSparse = kSparse_;
-  static constexpr bool kGeneral = kGeneral_;
-
-  static constexpr int kWarps = 4;
-  static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kRowBlocks = kHeadDim <= 128 ? 2 : 1;  ///< 16-row blocks of a warp
-  static constexpr int kWarpRows = 16 * kRowBlocks;
-  static constexpr int kRows = kWarps * kWarpRows;
-  static constexpr int kKeys = 64;
-  static constexpr int kKeyBlocks = kKeys / kKeyBlock;
-  static constexpr int kSlots = kHeadDim <= 128 ? 3 : 2;
-  static constexpr int kBlocksPerSm = kHeadDim == 64 && !kSparse && !kGeneral ? 3 : 2;
-
-  static constexpr int kPitch = 2 * kHeadDim;  ///< bytes of a row in shared memory
-  static constexpr int kTileBytes = kKeys * kPitch;
-  static constexpr int kSharedBytes = kRows * kPitch + kSlots * kTileBytes;
-
-  static constexpr int kScoreColumns = kKeys / 8;  ///< 8-column blocks of the scores
-  static constexpr int kOutputColumns = kHeadDim / 8;
-};
-
-enum class TileWay { kHidden, kWhole, kSelected, kMasked };
-
-/// How a warp whose rows are at positions first_row … last_row takes the tile of keys first_key … last_key.
-__device__ inline TileWay way_of_tile(const AttentionParams& p, int k_len, bool sparse_nm, int first_row, int last_row,
-                                      int first_key, int last_key) {
-  const int window = p.sliding_window;
-  if (first_key >= k_len || (p.is_causal && first_key > last_row) || (window > 0 && first_row - last_key >= window)) {
-    return TileWay::kHidden;
-  }
-  const bool all_visible =
-      last_key < k_len && (!p.is_causal || last_key <= first_row) && (window == 0 || last_row - first_key < window);
-  if (!all_visible) return TileWay::kMasked;
-  if (!sparse_nm) return TileWay::kWhole;
-  const bool outside_window =
-      p.dense_window_size == 0 || first_row - last_key >= p.dense_window_size || first_key > last_row;
-  const bool none_dense = first_key >= p.num_sink_tokens && outside_window;
-  return none_dense ? TileWay::kSelected : TileWay::kMasked;
-}
 
 /// One warp's rows: scores, softmax and output.
 template <class C>

@@ -18,7 +18,7 @@ namespace modelopt::kernels::cuda::sm80 {
 template <int kRowBlocks>
 struct RowSoftmax {
   float scale_log2;                ///< softmax scale times log2(e)
-  float slack;                     ///< 8 / scale_log2
+  float slack;                     ///< 8 / scale_log2, finite
   float reference[kRowBlocks][2];  ///< unscaled; -inf until a key is seen
   float sum[kRowBlocks][2];        ///< of the weights exp(scale (x - reference)) of this thread's keys
   float exponent[kRowBlocks][2];   ///< scale_log2 * reference, or 0 while the reference is -inf; of the current tile
@@ -43,7 +43,7 @@ struct RowSoftmax {
         float seen = larger_or_nan(maximum[b][half], __shfl_xor_sync(0xFFFFFFFFu, maximum[b][half], 1));
         seen = larger_or_nan(seen, __shfl_xor_sync(0xFFFFFFFFu, seen, 2));
         const float previous = reference[b][half];
-        const bool keep = seen <= __fadd_rn(previous, slack) || previous != previous;
+        const bool keep = __fsub_rn(seen, previous) <= slack || previous != previous;
         const float raised = keep ? previous : seen;
         reference[b][half] = raised;
         exponent[b][half] = raised == kNegativeInfinity<float> ? 0.0f : __fmul_rn(raised, scale_log2);

@@ -1,6 +1,7 @@
 // The sm80 backend's launch: which kernel runs a problem, from facts that the host knows.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -46,7 +47,9 @@ Launch kernel_for(int padded_head_dim, bool sparse, bool general) {
 void run_sm80(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
   const int padded_head_dim = p.head_dim <= 64 ? 64 : p.head_dim <= 128 ? 128 : 256;
   const float scale_log2 = p.scale * 1.44269504088896341f;
-  ForwardParams params{.attention = p, .scale_log2 = scale_log2, .slack = 8.0f / scale_log2};
+  ForwardParams params{.attention = p,
+                       .scale_log2 = scale_log2,
+                       .slack = std::min(8.0f / scale_log2, std::numeric_limits<float>::max())};
   const bool fp32 = p.dtype == ElementType::kFloat32;
   const int rows = fp32 ? sm80::kFp32QueryRows : sm80::query_tile_rows(padded_head_dim);
   // Tiles are aligned to absolute positions: the rows of a sequence may begin and end inside one.
