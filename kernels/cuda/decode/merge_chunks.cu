@@ -63,7 +63,7 @@ __device__ WeightedSum sum_of_team(const DecodeParams& d, const RowChunks& chunk
                                    int element) {
   const float scale = d.attention.scale * kLog2E;
   WeightedSum sum;
-#pragma unroll 4
+#pragma unroll 8  // loads in flight: the block waits for memory and little else
   for (int c = team; c < chunks.count; c += teams) {
     const std::int64_t row = chunks.first + c * chunks.stride;
     const float2 softmax = d.partial_softmax[row];
