@@ -27,10 +27,10 @@ struct SequenceRange {
 enum class ElementType : int { kFloat16, kBFloat16, kFloat32 };
 
 struct AttentionParams {
-  const void* q = nullptr;   ///< [total_q, heads, head_dim]
-  const void* k = nullptr;   ///< [total_kv, kv_heads, head_dim]
-  const void* v = nullptr;   ///< same
-  void* output = nullptr;    ///< [total_q, heads, head_dim], contiguous
+  const void* q = nullptr;     ///< [total_q, heads, head_dim]
+  const void* k = nullptr;     ///< [total_kv, kv_heads, head_dim]
+  const void* v = nullptr;     ///< same
+  void* output = nullptr;      ///< [total_q, heads, head_dim], contiguous
   float* logsumexp = nullptr;  ///< [total_q, heads], contiguous
   /// uint8 [total_q, heads, mask_bytes] or null: bit j % 8 of byte j / 8 is set iff key j is attended (backend.h)
   std::uint8_t* mask = nullptr;

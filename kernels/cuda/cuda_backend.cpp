@@ -1,4 +1,5 @@
-// The CUDA backends: what each supports, and the launch of a validated problem on the tensors' device and current stream.
+// The CUDA backends: what each supports, and the launch of a validated problem on the tensors' device and current
+// stream.
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -33,8 +34,10 @@ const std::vector<Capability>& capabilities() {
     std::vector<Capability> list(static_cast<std::size_t>(count));
     for (int i = 0; i < count; ++i) {
       auto& [major, minor] = list[static_cast<std::size_t>(i)];
-      MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i), "capability of GPU ", i);
-      MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i), "capability of GPU ", i);
+      MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i), "capability of GPU ",
+                          i);
+      MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i), "capability of GPU ",
+                          i);
     }
     return list;
   }();
@@ -57,16 +60,18 @@ int checked_size(std::string_view name, std::int64_t size) {
 }
 
 /// Strides of sizes <= 1 are never used; PyTorch leaves anything there.
-Strides strides_of(const at::Tensor& t) {
-  return {t.size(0) > 1 ? t.stride(0) : 0, t.size(1) > 1 ? t.stride(1) : 0};
-}
+Strides strides_of(const at::Tensor& t) { return {t.size(0) > 1 ? t.stride(0) : 0, t.size(1) > 1 ? t.stride(1) : 0}; }
 
 cuda::ElementType element_type(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kHalf: return cuda::ElementType::kFloat16;
-    case at::kBFloat16: return cuda::ElementType::kBFloat16;
-    case at::kFloat: return cuda::ElementType::kFloat32;
-    default: throw Unsupported(modelopt::str("dtype ", dtype, " has no CUDA backend"));
+    case at::kHalf:
+      return cuda::ElementType::kFloat16;
+    case at::kBFloat16:
+      return cuda::ElementType::kBFloat16;
+    case at::kFloat:
+      return cuda::ElementType::kFloat32;
+    default:
+      throw Unsupported(modelopt::str("dtype ", dtype, " has no CUDA backend"));
   }
 }
 

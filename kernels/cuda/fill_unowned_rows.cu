@@ -8,7 +8,9 @@ namespace {
 
 constexpr int kThreads = 128;
 
-__global__ void fill_rows(AttentionParams params) { fill_block_of_rows<kThreads>(params, static_cast<int>(blockIdx.x)); }
+__global__ void fill_rows(AttentionParams params) {
+  fill_block_of_rows<kThreads>(params, static_cast<int>(blockIdx.x));
+}
 
 }  // namespace
 

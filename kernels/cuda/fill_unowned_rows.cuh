@@ -1,5 +1,5 @@
-// Rows that the attention kernels need not write: those of no sequence and those that see no key by their position (output
-// 0, log-sum-exp -inf, mask 0), and those of sequences that are out of range (NaN).
+// Rows that the attention kernels need not write: those of no sequence and those that see no key by their position
+// (output 0, log-sum-exp -inf, mask 0), and those of sequences that are out of range (NaN).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,9 +11,15 @@ namespace modelopt::kernels::cuda {
 
 __device__ inline void store_element(void* output, std::int64_t index, ElementType dtype, float value) {
   switch (dtype) {
-    case ElementType::kFloat16: static_cast<__half*>(output)[index] = __float2half(value); break;
-    case ElementType::kBFloat16: static_cast<__nv_bfloat16*>(output)[index] = __float2bfloat16(value); break;
-    case ElementType::kFloat32: static_cast<float*>(output)[index] = value; break;
+    case ElementType::kFloat16:
+      static_cast<__half*>(output)[index] = __float2half(value);
+      break;
+    case ElementType::kBFloat16:
+      static_cast<__nv_bfloat16*>(output)[index] = __float2bfloat16(value);
+      break;
+    case ElementType::kFloat32:
+      static_cast<float*>(output)[index] = value;
+      break;
   }
 }
 
@@ -33,8 +39,8 @@ __device__ inline RowOwner owner_of(const AttentionParams& p, int row) {
   return owner;
 }
 
-/// Rows [kThreads * block, kThreads * (block + 1)), by a block of kThreads threads: each finds the owner of one, then all
-/// write the rows that need it.
+/// Rows [kThreads * block, kThreads * (block + 1)), by a block of kThreads threads: each finds the owner of one, then
+/// all write the rows that need it.
 template <int kThreads>
 __device__ void fill_block_of_rows(const AttentionParams& p, int block) {
   __shared__ RowOwner owners[kThreads];

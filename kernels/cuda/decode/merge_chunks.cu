@@ -1,7 +1,7 @@
 // Puts the chunks of a row together: one block per query row and head. A thread owns four elements of the head; the
 // block's teams of head_dim / 4 threads share the chunks, team t takes chunks t, t + teams, ..., and the teams' sums
-// are added in their order. Which chunk goes where depends on the row alone. Further blocks fill the rows that no sequence
-// owns while the chunks are still being computed.
+// are added in their order. Which chunk goes where depends on the row alone. Further blocks fill the rows that no
+// sequence owns while the chunks are still being computed.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

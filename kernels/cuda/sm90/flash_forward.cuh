@@ -1,28 +1,30 @@
 // Fused attention forward for Hopper: TMA, wgmma and wgmma.sp, persistent and warp-specialised.
 //
 // CTA         kWarpgroups consumer warpgroups of 64 query rows each (3 x 64; 2 x 64 for head_dim 256) and one producer
-//             warpgroup: warp 0 loads K, warp 1 loads V, warp 2 takes tile numbers and loads Q; one lane of each works.
+//             warpgroup (producers.cuh): a warp loads K, one loads V, one takes tile numbers and loads Q.
 //             Grid = SMs. Tiles come longest first from a counter; the heads of a section share the L2 cache.
-// Registers   consumers 160 (head_dim 64 .. 128: O 64, S 48, P 12 + 12, metadata 2 with 96 sparse keys) or 240, producers
-//             32 or 24: 65536 in all.
-// Shared      Q kRows, K and V kStages tiles of kKeys each, 128-byte swizzle, in panels of 64 elements (traits.h): 192 KiB
-//             for head_dim 128 sparse.
-// Barriers    q_full/q_empty per warpgroup (64 rows each), k_full/k_empty and v_full/v_empty per stage, slot_full per tile
-//             slot; empties count one arrival per warpgroup. Named barriers 1 + w: the turn of warpgroup w.
-// Turns       Warpgroups issue their products in turn: P·V of key tile j and Q·Kᵀ of tile j + 1, then pass the turn on; the
-//             others do their softmax meanwhile. Every warpgroup takes one turn per key tile of the CTA, needed or not. The
-//             last P·V of a tile shares its turn with the first Q·Kᵀ of the next; O is stored under that product.
-// Tiles       Interior key tiles take the sparse product; those that touch a sequence's end, the diagonal, a window or the
-//             sinks are masked score by score and take a dense one: with permuted keys two sparse products of constant
-//             metadata (keys 0, 1 and keys 2, 3 of each group). Which it is depends on absolute positions alone: blocks of
-//             rows lie at multiples of 64 of the position, key tiles at multiples of kKeys from the sequence's first key.
-// Overflow    With the biased reference a sum that leaves [2^-125, 2^100) marks its row and puts its tile on the rescue list;
-//             the same kernel with true maxima redoes exactly the marked rows afterwards.
+// Registers   consumers 160 (head_dim 64 .. 128: O 64, S 48, P 12 + 12, metadata 2 with 96 sparse keys) or 240,
+//             producers 32 or 24: 65536 in all.
+// Shared      Q kRows, K and V kStages tiles of kKeys each, 128-byte swizzle, in panels of 64 elements (traits.h):
+//             192 KiB for head_dim 128 sparse.
+// Barriers    q_full/q_empty per warpgroup (64 rows each), k_full/k_empty and v_full/v_empty per stage, slot_full per
+//             tile slot; empties count one arrival per warpgroup. Named barriers 1 + w: the turn of warpgroup w.
+// Turns       Warpgroups issue their products in turn: P·V of key tile j and Q·K of tile j + 1, then pass the turn on;
+//             the others do their softmax meanwhile. Every warpgroup takes one turn per key tile of the CTA, needed or
+//             not. The last P·V of a tile shares its turn with the first Q·K of the next; O is stored under that one.
+// Tiles       Interior key tiles take the sparse product; those that touch a sequence's end, the diagonal, a window or
+//             the sinks are masked score by score and take a dense one: with permuted keys two sparse products of
+//             constant metadata (keys 0, 1 and keys 2, 3 of each group). Which it is depends on absolute positions
+//             alone: blocks of rows lie at multiples of 64 of the position, key tiles at multiples of kKeys from the
+//             sequence's first key.
+// Overflow    With the biased reference a sum that leaves [2^-125, 2^100) marks its row and puts its tile on the rescue
+//             list; the same kernel with true maxima redoes exactly the marked rows afterwards.
 #pragma once
 
 #include <cuda.h>
 
 #include "kernels/cuda/sm90/hopper.h"
+#include "kernels/cuda/sm90/producers.cuh"
 #include "kernels/cuda/sm90/record.h"
 #include "kernels/cuda/sm90/softmax.h"
 #include "kernels/cuda/sm90/traits.h"
@@ -30,157 +32,10 @@
 
 namespace modelopt::kernels::cuda::sm90 {
 
-/// A value that is the same in all lanes, made known as such to the compiler: what is computed from it stays in uniform
-/// registers (without, the main loop has 22 more instructions to move addresses there).
-__device__ __forceinline__ int uniform(int value) { return __shfl_sync(kFullWarp, value, 0); }
-
-__device__ __forceinline__ int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
-
-/// Position in a ring of shared-memory stages and the parity of its current phase.
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  int parity;
-  __device__ explicit Ring(int first_parity) : parity(first_parity) {}
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-// --- producers -------------------------------------------------------------------------------------------------------
-
-/// Takes tiles from the counter (or the rescue list), describes them for the other warps and loads Q.
-template <typename Traits>
-struct Scheduler {
-  SharedMemory<Traits>& shared;
-  const KernelArguments& args;
-
-  /// Number of the n-th tile of this CTA; -1 at the end.
-  __device__ int take(bool first) const {
-    const Schedule& schedule = args.schedule;
-    Counters& counters = *schedule.counters;
-    unsigned& counter = args.rescue ? counters.next_rescued : counters.next_tile;
-    const unsigned count = args.rescue ? counters.rescued : counters.tiles * args.params.heads;
-    const unsigned i = first ? blockIdx.x : gridDim.x + atomicAdd(&counter, 1u);
-    if (i >= count) return -1;
-    return static_cast<int>(args.rescue ? schedule.rescue_list[i] : i);
-  }
-
-  __device__ void describe(int number, TileSlot& slot) const {
-    const AttentionParams& p = args.params;
-    const int tiles = static_cast<int>(args.schedule.counters->tiles);
-    const int section_tiles = args.section_heads * tiles;
-    const int in_section = number % section_tiles;
-    slot.head = number / section_tiles * args.section_heads + in_section % args.section_heads;
-    const Tile tile = args.schedule.tiles[in_section / args.section_heads];
-    const SequenceRows rows = args.schedule.rows[tile.sequence];
-    slot.rows = rows;
-    slot.position = tile.position;
-    slot.map = tile.sequence * p.kv_heads + slot.head / (p.heads / p.kv_heads);
-    const int first = max(tile.position, rows.first);
-    const int last = min(tile.position + Traits::kRows, rows.k_len) - 1;
-    slot.begin = p.sliding_window > 0 ? max(0, first - p.sliding_window + 1) / Traits::kKeys : 0;
-    slot.end = (p.is_causal ? last : rows.k_len - 1) / Traits::kKeys + 1;
-    slot.flagged = 0;
-    slot.tile = number;
-  }
-
-  __device__ void run(const CUtensorMap* q_map) const {
-    int parity = 1;
-    for (int n = 0;; ++n, parity ^= 1) {
-      TileSlot& slot = shared.slots[n % kSlots];
-      const int number = take(n == 0);
-      if (number >= 0) {
-        describe(number, slot);
-      } else {
-        slot.tile = -1;
-      }
-      barrier_arrive(&shared.slot_full[n % kSlots]);
-      if (number < 0) {
-        start_kernel_behind();
-        return;
-      }
-      const int row = slot.rows.q_base + slot.position;
-#pragma unroll 1
-      for (int w = 0; w < Traits::kWarpgroups; ++w) {
-        barrier_wait(&shared.q_empty[w], parity);
-        barrier_expect_bytes(&shared.q_full[w], Traits::kPanels * kBlockRows * 128);
-        for (int panel = 0; panel < Traits::kPanels; ++panel) {
-          copy_box_3d(shared.q + panel * Traits::kRowPanelBytes + w * kBlockRows * 128, q_map, &shared.q_full[w],
-                      64 * panel, slot.head, row + w * kBlockRows);
-        }
-      }
-    }
-  }
-};
-
-/// Loads the K or the V tiles of every tile that the scheduler hands out.
-template <typename Traits, bool kPermuted>
-struct Loader {
-  SharedMemory<Traits>& shared;
-  std::uint8_t (&stages)[Traits::kStages][Traits::kStageBytes];
-  std::uint64_t (&full)[Traits::kStages];
-  std::uint64_t (&empty)[Traits::kStages];
-
-  __device__ __forceinline__ void load_tile(const CUtensorMap* map, int stage, int tile) const {
-    barrier_expect_bytes(&full[stage], Traits::kStageBytes);
-    for (int panel = 0; panel < Traits::kPanels; ++panel) {
-      std::uint8_t* to = stages[stage] + panel * Traits::kKeyPanelBytes;
-      if constexpr (kPermuted) {
-        copy_box_5d(to, map, &full[stage], 64 * panel, tile * (Traits::kKeys / Traits::kBlock));
-      } else {
-        copy_box_2d(to, map, &full[stage], 64 * panel, tile * Traits::kKeys);
-      }
-    }
-  }
-
-  /// The last tile of a sequence that ends within it, pair by pair; what lies behind the end is filled with zeros.
-  __device__ __forceinline__ void load_pairs(const CUtensorMap* pairs, int stage, int tile) const {
-    constexpr int kBlock = Traits::kBlock;
-    barrier_expect_bytes(&full[stage], Traits::kStageBytes);
-    for (int panel = 0; panel < Traits::kPanels; ++panel) {
-#pragma unroll 1
-      for (int key = 0; key < Traits::kKeys; key += 2) {
-        const int in_block = key % kBlock;
-        const int row = key - in_block + in_block % (kBlock / 4) * 4 + in_block / (kBlock / 4) * 2;
-        copy_box_2d(stages[stage] + panel * Traits::kKeyPanelBytes + row * 128, pairs, &full[stage], 64 * panel,
-                    tile * Traits::kKeys + key);
-      }
-    }
-  }
-
-  /// `map` and `pairs` are MapKind.
-  __device__ void run(const CUtensorMap* maps, int map, int pairs) const {
-    Ring<Traits::kStages> ring(1);
-    for (int n = 0;; ++n) {
-      barrier_wait(&shared.slot_full[n % kSlots], n / kSlots & 1);
-      const TileSlot& slot = shared.slots[n % kSlots];
-      if (slot.tile < 0) return;
-      const CUtensorMap* own = maps + slot.map * kMapKinds;
-      const int end = slot.end;
-      const int k_len = slot.rows.k_len;
-      tensor_map_acquire(own + map);
-      if constexpr (kPermuted) tensor_map_acquire(own + pairs);
-      for (int tile = slot.begin; tile < end; ++tile) {
-        barrier_wait(&empty[ring.stage], ring.parity);
-        if (kPermuted && (tile + 1) * Traits::kKeys > k_len) {
-          load_pairs(own + pairs, ring.stage, tile);
-        } else {
-          load_tile(own + map, ring.stage, tile);
-        }
-        ring.advance();
-      }
-    }
-  }
-};
-
 // --- consumers -------------------------------------------------------------------------------------------------------
 
-/// Key tiles of one block of rows: [begin, end) are worked on; [clean0, clean_end0) and [clean1, clean_end1) of them need
-/// no mask.
+/// Key tiles of one block of rows: [begin, end) are worked on; [clean0, clean_end0) and [clean1, clean_end1) of them
+/// need no mask.
 struct KeyRange {
   int begin, end, cta_end;
   int clean0, clean_end0;
@@ -220,8 +75,8 @@ __device__ __forceinline__ int clean_until(const KeyRange& range, int tile) {
   return tile;
 }
 
-/// Shared-memory matrix descriptor with 128-byte swizzle; leading: bytes between panels (V) or 16 where there is no such
-/// step, 1024 bytes between groups of 8 rows.
+/// Shared-memory matrix descriptor with 128-byte swizzle; leading: bytes between panels (V) or 16 where there is no
+/// such step, 1024 bytes between groups of 8 rows.
 __device__ __forceinline__ std::uint64_t matrix_descriptor(const void* matrix, int leading) {
   const std::uint32_t address = shared_address(matrix);
   return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | static_cast<std::uint64_t>(leading >> 4) << 16 |
@@ -229,14 +84,16 @@ __device__ __forceinline__ std::uint64_t matrix_descriptor(const void* matrix, i
 }
 
 template <typename Traits>
-__device__ __forceinline__ void issue_scores(float (&s)[Traits::kScores], std::uint64_t q, const std::uint8_t* k_stage) {
+__device__ __forceinline__ void issue_scores(float (&s)[Traits::kScores], std::uint64_t q,
+                                             const std::uint8_t* k_stage) {
   const std::uint64_t k = matrix_descriptor(k_stage, 16);
 #pragma unroll
   for (int step = 0; step < Traits::kHeadDim / 16; ++step) {
     const int panel = step / 4;
     const int within = step % 4 * 2;  // 32 bytes, in units of 16
     Wgmma<typename Traits::Element, Traits::kKeys>::scores(s, q + within + panel * (Traits::kRowPanelBytes / 16),
-                                                           k + within + panel * (Traits::kKeyPanelBytes / 16), step > 0);
+                                                           k + within + panel * (Traits::kKeyPanelBytes / 16),
+                                                           step > 0);
   }
 }
 
@@ -290,8 +147,8 @@ struct Consumer {
     const int warp_position = uniform(position + thread / 32 * 16);
     const RowLimits limits[2] = {limits_of(p, rows, position + row, offset),
                                  limits_of(p, rows, position + row + 8, offset)};
-    const bool all_visible = first_key + Traits::kKeys <= rows.k_len &&
-                             (!p.is_causal || first_key + Traits::kKeys - 1 <= warp_position);
+    const bool all_visible =
+        first_key + Traits::kKeys <= rows.k_len && (!p.is_causal || first_key + Traits::kKeys - 1 <= warp_position);
     if (p.sliding_window > 0) {
       hide_keys<Traits, true>(s, limits);
     } else if (!all_visible) {
@@ -342,8 +199,8 @@ struct Consumer {
   }
 
   /// O, log-sum-exp and, where the biased reference has failed, marks. `position` is the block's.
-  __device__ __forceinline__ void store(const float (&o)[Traits::kOutputs], const RowState& rows, int position, int head,
-                                        const SequenceRows& sequence, TileSlot& slot) const {
+  __device__ __forceinline__ void store(const float (&o)[Traits::kOutputs], const RowState& rows, int position,
+                                        int head, const SequenceRows& sequence, TileSlot& slot) const {
     using Element = typename Traits::Element;
     const AttentionParams& p = args.params;
     constexpr float kLn2 = 0.6931471805599453f;
@@ -627,8 +484,8 @@ template <typename Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     flash_forward(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ KernelArguments args) {
   extern __shared__ std::uint8_t raw[];
-  auto& shared = *reinterpret_cast<SharedMemory<Traits>*>((reinterpret_cast<std::uintptr_t>(raw) + 1023) &
-                                                          ~std::uintptr_t{1023});
+  auto& shared =
+      *reinterpret_cast<SharedMemory<Traits>*>((reinterpret_cast<std::uintptr_t>(raw) + 1023) & ~std::uintptr_t{1023});
   if (threadIdx.x == 0) {
     for (int i = 0; i < Traits::kWarpgroups; ++i) {
       barrier_init(&shared.q_full[i], 1);

@@ -1,4 +1,5 @@
-// The Hopper instructions that CUDA C++ has no functions for: mbarriers, bulk tensor copies, named barriers, wgmma fences.
+// The Hopper instructions that CUDA C++ has no functions for: mbarriers, bulk tensor copies, named barriers, wgmma
+// fences.
 #pragma once
 
 #include <cuda.h>

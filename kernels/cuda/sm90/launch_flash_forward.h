@@ -1,5 +1,5 @@
-// The attention kernel of one combination, as the host launches it. Each combination is instantiated in a file of its own
-// (flash_forward.cu.in).
+// The attention kernel of one combination, as the host launches it. Each combination is instantiated in a file of its
+// own (flash_forward.cu.in).
 #pragma once
 
 #include <cuda.h>

@@ -1,5 +1,6 @@
-// Before the attention kernel: checks the lengths, lists the tiles longest first, moves the tensor maps to the sequences,
-// and fills the rows that no sequence owns. One kernel for all of it: a launch costs what a tile of keys does.
+// Before the attention kernel: checks the lengths, lists the tiles longest first, moves the tensor maps to the
+// sequences, and fills the rows that no sequence owns. One kernel for all of it: a launch costs what a tile of keys
+// does.
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/fill_unowned_rows.cuh"
 #include "kernels/cuda/sm90/hopper.h"
@@ -122,9 +123,9 @@ __device__ void move_map(const AttentionParams& p, const Schedule& schedule, con
 int blocks_for(std::int64_t threads) { return static_cast<int>((threads + kThreads - 1) / kThreads); }
 
 /// Block 0 lists the tiles, the next map_blocks move the maps, the rest fill rows.
-__global__ void __launch_bounds__(kThreads) prepare_kernel(AttentionParams params, Schedule schedule,
-                                                           const __grid_constant__ MapTemplates templates,
-                                                           int warpgroups, int map_blocks) {
+__global__ void __launch_bounds__(kThreads)
+    prepare_kernel(AttentionParams params, Schedule schedule, const __grid_constant__ MapTemplates templates,
+                   int warpgroups, int map_blocks) {
   start_kernel_behind();
   const int block = static_cast<int>(blockIdx.x);
   if (block == 0) {

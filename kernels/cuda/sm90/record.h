@@ -61,8 +61,8 @@ __device__ __forceinline__ void write_mask_bytes(std::uint32_t bits, int quad_la
 
 /// Marks the visible blocks of one row: of its scores, 2 (natural order), 4 or 8 neighbouring keys lie in one eighth.
 template <typename Traits>
-__device__ __forceinline__ void mark_blocks(const KernelArguments& args, int sequence, int head, int offset, int position,
-                                            int first_key, int quad_lane, std::uint32_t visible) {
+__device__ __forceinline__ void mark_blocks(const KernelArguments& args, int sequence, int head, int offset,
+                                            int position, int first_key, int quad_lane, std::uint32_t visible) {
   constexpr int kRun = Traits::kPermutedKeys ? Traits::kBlock / 4 : 2;
 #pragma unroll
   for (int i = 0; i < Traits::kKeys / 4 / kRun; ++i) {
@@ -74,8 +74,8 @@ __device__ __forceinline__ void mark_blocks(const KernelArguments& args, int seq
 
 /// Records one tile of a block of rows. `position` is that of the thread's first row; its other one is 8 behind.
 template <typename Traits>
-__device__ __forceinline__ void record_tile(const KernelArguments& args, const SequenceRows& sequence, int index, int head,
-                                            int position, int tile, int quad_lane, const TileBits& visible,
+__device__ __forceinline__ void record_tile(const KernelArguments& args, const SequenceRows& sequence, int index,
+                                            int head, int position, int tile, int quad_lane, const TileBits& visible,
                                             const TileBits& attended, PairCounts& counts) {
   const AttentionParams& p = args.params;
 #pragma unroll

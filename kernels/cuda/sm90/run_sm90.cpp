@@ -1,4 +1,5 @@
-// Host side of the Hopper backend: picks the kernel, describes the tensors, and enqueues preparation, attention and rescue.
+// Host side of the Hopper backend: picks the kernel, describes the tensors, and enqueues preparation, attention and
+// rescue.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -101,8 +102,8 @@ void run_kernels(const AttentionParams& p, const Workspace& workspace, cudaStrea
                        .visible_blocks = {},
                        .rescue = false};
   if (p.stats != nullptr) args.visible_blocks = allocate_visible_blocks(p, workspace, stream);
-  const auto ctas = static_cast<int>(
-      std::min<std::int64_t>(multiprocessors(), std::int64_t{schedule.max_tiles} * p.heads));
+  const auto ctas =
+      static_cast<int>(std::min<std::int64_t>(multiprocessors(), std::int64_t{schedule.max_tiles} * p.heads));
   if (records) {
     launch_flash_forward<KernelTraits<Element, kHeadDim, kPattern, kReference, true>>(q_map, args, ctas, stream);
   } else {
@@ -119,8 +120,7 @@ void run_kernels(const AttentionParams& p, const Workspace& workspace, cudaStrea
 template <typename Element, int kHeadDim>
 void run_pattern(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
   // The bias needs bf16's range of exponents.
-  constexpr Reference kReference =
-      std::is_same_v<Element, __nv_bfloat16> ? Reference::kBiased : Reference::kTrueMaxima;
+  constexpr Reference kReference = std::is_same_v<Element, __nv_bfloat16> ? Reference::kBiased : Reference::kTrueMaxima;
   if (p.sparsity_n == 0) {
     run_kernels<Element, kHeadDim, Pattern::kDense, kReference>(p, workspace, stream);
   } else if (p.sparsity_m == 4 && p.sparsity_n == 2) {

@@ -55,7 +55,8 @@ struct MapTemplates {
   int block_keys[kMapKinds];  ///< keys of one step of the outermost dimension: 1, or a block of permuted keys
 };
 
-/// Enqueues the kernel that fills `schedule` for CTAs of `warpgroups` blocks of rows, and the rows that no sequence owns.
+/// Enqueues the kernel that fills `schedule` for CTAs of `warpgroups` blocks of rows, and the rows that no sequence
+/// owns.
 void prepare(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates, int warpgroups,
              cudaStream_t stream);
 

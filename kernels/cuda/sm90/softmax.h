@@ -1,8 +1,10 @@
-// From a tile of scores to the operand P of P·V: selection, exponentials, row sums, sparse metadata. One consumer warpgroup.
+// From a tile of scores to the operand P of P·V: selection, exponentials, row sums, sparse metadata. One consumer
+// warpgroup.
 //
 // Fragment (PTX ISA, wgmma accumulator): thread c = lane % 4 of a quad holds, of each 8-column block b, columns 2c and
-// 2c + 1 of row r = lane / 4 in s[4b], s[4b + 1] and of row r + 8 in s[4b + 2], s[4b + 3]. With permuted keys these are,
-// over two (four) neighbouring blocks, logical keys 4c .. 4c+3 (8c .. 8c+7) of the 16 (32): a whole group, in order.
+// 2c + 1 of row r = lane / 4 in s[4b], s[4b + 1] and of row r + 8 in s[4b + 2], s[4b + 3]. With permuted keys these
+// are, over two (four) neighbouring blocks, logical keys 4c .. 4c+3 (8c .. 8c+7) of the 16 (32): a whole group, in
+// order.
 #pragma once
 
 #include <cstdint>
@@ -52,12 +54,12 @@ struct RowState {
 // A group's nibble is idx0 | idx1 << 2 of its two kept keys (PTX ISA, sparse wgmma). The nibbles of four 16-key blocks
 // are collected as the low bits of a float between 2^23 and 2^24, where adding whole numbers is exact: predicated
 // additions do not need the selection's results in integer registers.
-constexpr float kNibbles = 8388608.0f;                         // 2^23
+constexpr float kNibbles = 8388608.0f;                      // 2^23
 constexpr float kNibblesPair02 = kNibbles + float{0x8888};  // 8 everywhere: keys 0 and 2
 
 /// Transposes nibbles over the quad: `word` holds, in its low half for row r and in its high half for row r + 8, the
-/// nibble of this thread's group for four 16-key blocks. Lane c gets the four groups of block c, as the instruction wants
-/// them: lanes 0 and 1 serve the first 32 keys, lanes 2 and 3 the next.
+/// nibble of this thread's group for four 16-key blocks. Lane c gets the four groups of block c, as the instruction
+/// wants them: lanes 0 and 1 serve the first 32 keys, lanes 2 and 3 the next.
 __device__ __forceinline__ std::uint32_t transpose_nibbles(std::uint32_t word, int c) {
   const std::uint32_t across2 = __shfl_xor_sync(kFullWarp, word, 2);
   word = permute_bytes(word, across2, (c & 2) != 0 ? 0x3715u : 0x6240u);
@@ -69,10 +71,10 @@ __device__ __forceinline__ std::uint32_t transpose_nibbles(std::uint32_t word, i
 
 /// The two largest of a group, in key order (selection.h: equal scores go to the lower index); t0, t1 are the arguments
 /// of their exponentials. NaN anywhere in the group makes t0 or t1 NaN: max and min pass it on and the comparisons are
-/// false. `choice` gets 4 - 8 where keys 0, 1 win and 14 - 8 where 2, 3 do, `order` 1 where x1 > x0 and 4 where x3 > x2,
-/// all times `unit`; metadata_2of4 puts them together.
-__device__ __forceinline__ void select_2of4(float x0, float x1, float x2, float x3, float scale, float shift, float unit,
-                                            float& t0, float& t1, float& choice, float& order) {
+/// false. `choice` gets 4 - 8 where keys 0, 1 win and 14 - 8 where 2, 3 do, `order` 1 where x1 > x0 and 4 where x3 >
+/// x2, all times `unit`; metadata_2of4 puts them together.
+__device__ __forceinline__ void select_2of4(float x0, float x1, float x2, float x3, float scale, float shift,
+                                            float unit, float& t0, float& t1, float& choice, float& order) {
   asm("{\n"
       ".reg .pred first, second, up0, up1;\n"
       ".reg .f32 high0, high1, low0, low1;\n"
@@ -107,8 +109,8 @@ __device__ __forceinline__ std::uint32_t metadata_2of4(std::uint32_t choice, std
 }
 
 /// The two largest of a group, t0 = larger of keys 0, 1 or smaller of keys 2, 3, and t1 the other way round: where both
-/// come from one pair the smaller one just takes the other's place. `choice` gets 1 where keys 0, 1 win and 2 where 2, 3
-/// do; `order` as above. `one` is 1.0f: a predicated product reads one register less than a move through a select.
+/// come from one pair the smaller one just takes the other's place. `choice` gets 1 where keys 0, 1 win and 2 where 2,
+/// 3 do; `order` as above. `one` is 1.0f: a predicated product reads one register less than a move through a select.
 __device__ __forceinline__ void select_2of4_unordered(float x0, float x1, float x2, float x3, float scale, float shift,
                                                       float unit, float one, float& t0, float& t1, float& choice,
                                                       float& order) {
@@ -137,20 +139,20 @@ __device__ __forceinline__ void select_2of4_unordered(float x0, float x1, float 
         "f"(one));
 }
 
-/// Nibbles from what select_2of4_unordered summed up. Slot 0 holds key up0, or 3 - up1 of keys 2, 3 where these win; slot
-/// 1 holds key 2 + up1, or 1 - up0 where keys 0, 1 win.
+/// Nibbles from what select_2of4_unordered summed up. Slot 0 holds key up0, or 3 - up1 of keys 2, 3 where these win;
+/// slot 1 holds key 2 + up1, or 1 - up0 where keys 0, 1 win.
 __device__ __forceinline__ std::uint32_t metadata_2of4_unordered(std::uint32_t choice, std::uint32_t order) {
   const std::uint32_t first = choice & 0x11111111u, second = choice & 0x22222222u;
   const std::uint32_t first2 = first << 2, second0 = second >> 1;
-  const std::uint32_t low1 = (~(order << 2) & first2) | (order & ~first2);     // bit 2: low bit of slot 1's index
+  const std::uint32_t low1 = (~(order << 2) & first2) | (order & ~first2);    // bit 2: low bit of slot 1's index
   const std::uint32_t low0 = (~(order >> 2) & second0) | (order & ~second0);  // bit 0: low bit of slot 0's
   return (low1 & 0x44444444u) | (low0 & 0x11111111u) | second | (~first & 0x11111111u) << 3;
 }
 
-/// The largest of a group: one of keys 0, 1 as the first of the pair or one of keys 2, 3 as the second; the other is zero.
-/// `order` as above makes the metadata alone, 8 + order.
-__device__ __forceinline__ void select_1of4(float x0, float x1, float x2, float x3, float scale, float shift, float unit,
-                                            float& t, bool& in_second, float& order) {
+/// The largest of a group: one of keys 0, 1 as the first of the pair or one of keys 2, 3 as the second; the other is
+/// zero. `order` as above makes the metadata alone, 8 + order.
+__device__ __forceinline__ void select_1of4(float x0, float x1, float x2, float x3, float scale, float shift,
+                                            float unit, float& t, bool& in_second, float& order) {
   const float high0 = max_nan(x0, x1), high1 = max_nan(x2, x3);
   in_second = high1 > high0;
   if (x1 > x0) order += unit;
@@ -198,8 +200,8 @@ __device__ __forceinline__ void lower_row(float (&o)[kOutputs], RowState& rows, 
   }
 }
 
-/// Biased reference: moves it where a row's sum has grown past 2^(kMargin - kBias); rare. Factors are powers of two. A sum
-/// from 2^100 on becomes NaN: products may have overflowed by then. (A select in its place costs the main loop its
+/// Biased reference: moves it where a row's sum has grown past 2^(kMargin - kBias); rare. Factors are powers of two. A
+/// sum from 2^100 on becomes NaN: products may have overflowed by then. (A select in its place costs the main loop its
 /// uniform registers.)
 template <int kOutputs>
 __device__ __forceinline__ void guard_rows(float (&o)[kOutputs], RowState& rows) {
@@ -254,7 +256,7 @@ __device__ __forceinline__ void sparse_softmax(const float (&s)[Traits::kScores]
   constexpr int kBlocks = Traits::kKeys / 16;
   constexpr bool kUnordered = Traits::kPattern == Pattern::kSparse2of4Unordered;
   constexpr bool kBiased = Traits::kReference == Reference::kBiased;
-  const float inner = kBiased ? scale_log2 : 1.0f;   // x * inner + shift, then times outer
+  const float inner = kBiased ? scale_log2 : 1.0f;  // x * inner + shift, then times outer
   const float outer = kBiased ? 1.0f : scale_log2;
   constexpr float kChoice = Traits::kPattern == Pattern::kSparse2of4 ? kNibblesPair02 : kNibbles;
 #pragma unroll
@@ -361,7 +363,8 @@ __device__ __forceinline__ RowLimits limits_of(const AttentionParams& p, const S
   constexpr int kFar = 1 << 29;
   const int last = p.is_causal ? min(position, rows.k_len - 1) : rows.k_len - 1;
   const int first = p.sliding_window > 0 ? position - p.sliding_window + 1 : -kFar;
-  return {last - key_offset, first - key_offset, position - p.dense_window_size + 1 - key_offset, position - key_offset};
+  return {last - key_offset, first - key_offset, position - p.dense_window_size + 1 - key_offset,
+          position - key_offset};
 }
 
 /// Scores of keys that the rows cannot see become -inf. kFirst: not only those behind the last one.
@@ -386,15 +389,16 @@ struct Kept {
   bool has_nan;  ///< some score is NaN; `key` is then unspecified
 };
 
-/// keep_n_of_m<4>(x, all, 2) in a dozen instructions. Which of several -inf are kept differs, and does not matter: their
-/// weight is 0.
+/// keep_n_of_m<4>(x, all, 2) in a dozen instructions. Which of several -inf are kept differs, and does not matter:
+/// their weight is 0.
 __device__ __forceinline__ Kept<4> keep_2_of_4(const float (&x)[4]) {
   const float high0 = max_nan(x[0], x[1]), low0 = min_nan(x[0], x[1]);
   const float high1 = max_nan(x[2], x[3]), low1 = min_nan(x[2], x[3]);
   const bool up0 = x[1] > x[0], up1 = x[3] > x[2];
   const bool first = low0 >= high1, second = low1 > high0;
-  return {{first || (!second && !up0), first || (!second && up0), second || (!first && !up1), second || (!first && up1)},
-          isnan(max_nan(high0, high1))};
+  return {
+      {first || (!second && !up0), first || (!second && up0), second || (!first && !up1), second || (!first && up1)},
+      isnan(max_nan(high0, high1))};
 }
 
 /// keep_n_of_m<4>(x, all, 3): drops the smallest, the last among equals. As above for -inf.
@@ -419,8 +423,8 @@ __device__ __forceinline__ Kept<kM> keep_by_rule(const float (&x)[kM], int n) {
   return kept;
 }
 
-/// The fourth largest of eight; NaN if one is NaN. Both halves are sorted, and the larger of each pair that faces another
-/// across them are the four largest of all (bitonic merge).
+/// The fourth largest of eight; NaN if one is NaN. Both halves are sorted, and the larger of each pair that faces
+/// another across them are the four largest of all (bitonic merge).
 __device__ __forceinline__ float fourth_of_8(const float (&x)[8]) {
   float sorted[2][4];
 #pragma unroll
@@ -491,8 +495,8 @@ __device__ __forceinline__ void drop_clean_keys(float (&s)[Traits::kScores], int
   }
 }
 
-/// Whether selection can change anything in keys [first_key, first_key + count) for a warp's 16 rows from `position` on:
-/// not where all of them are dense or invisible for every row. The same for all lanes.
+/// Whether selection can change anything in keys [first_key, first_key + count) for a warp's 16 rows from `position`
+/// on: not where all of them are dense or invisible for every row. The same for all lanes.
 __device__ __forceinline__ bool has_sparse_keys(const AttentionParams& p, int dense_keys, int position, int first_key,
                                                 int count) {
   const int last_position = position + 15;
@@ -502,16 +506,16 @@ __device__ __forceinline__ bool has_sparse_keys(const AttentionParams& p, int de
   return !all_sinks && !all_recent && !all_hidden;
 }
 
-/// Drops what selection does not keep and no sink or window holds. Scores of invisible keys are -inf already: they do not
-/// compete. NaN stays in its group. kN: the number of kept keys, or 0 to take it from the parameters. kSinks: the tile may
-/// have sinks; kCausal: it has no keys behind a row's position that are visible.
+/// Drops what selection does not keep and no sink or window holds. Scores of invisible keys are -inf already: they do
+/// not compete. NaN stays in its group. kN: the number of kept keys, or 0 to take it from the parameters. kSinks: the
+/// tile may have sinks; kCausal: it has no keys behind a row's position that are visible.
 template <typename Traits, int kM, int kN, bool kSinks, bool kCausal>
 __device__ __forceinline__ void drop_keys(float (&s)[Traits::kScores], const AttentionParams& p,
-                                          const RowLimits (&limits)[2], int dense_keys, int warp_position, int first_key,
-                                          int key_offset) {
+                                          const RowLimits (&limits)[2], int dense_keys, int warp_position,
+                                          int first_key, int key_offset) {
   using Keys = KeyLayout<Traits>;
-  constexpr int kColumns = kM / 2;                         // 8-column blocks of a group
-  constexpr int kGroups = Traits::kKeys / 4 / kM;          // of a thread and row
+  constexpr int kColumns = kM / 2;                                      // 8-column blocks of a group
+  constexpr int kGroups = Traits::kKeys / 4 / kM;                       // of a thread and row
   constexpr int kSpan = kM == 4 && Traits::kBlock == 32 ? 32 : 4 * kM;  // keys among which the quad's groups lie
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {

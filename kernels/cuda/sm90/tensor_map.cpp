@@ -18,9 +18,9 @@ PFN_cuTensorMapEncodeTiled_v12000 encode_function() {
   static const auto function = [] {
     void* pointer = nullptr;
     cudaDriverEntryPointQueryResult found{};
-    MODELOPT_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &pointer, 12000, cudaEnableDefault,
-                                                         &found),
-                        "looking up cuTensorMapEncodeTiled");
+    MODELOPT_CUDA_CHECK(
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &pointer, 12000, cudaEnableDefault, &found),
+        "looking up cuTensorMapEncodeTiled");
     MODELOPT_CHECK(found == cudaDriverEntryPointSuccess, Unsupported,
                    "the CUDA driver has no cuTensorMapEncodeTiled, expected a driver for CUDA 12 or newer");
     return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(pointer);
@@ -33,13 +33,13 @@ CUtensorMap encode(const HeadTensor& tensor, const std::array<cuuint64_t, kRank>
                    const std::array<cuuint64_t, kRank - 1>& strides, const std::array<cuuint32_t, kRank>& box) {
   std::array<cuuint32_t, kRank> element_strides;
   element_strides.fill(1);
-  const auto type = tensor.dtype == ElementType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                          : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const auto type =
+      tensor.dtype == ElementType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   CUtensorMap map;
-  const CUresult result = encode_function()(
-      &map, type, kRank, const_cast<void*>(tensor.base), extents.data(), strides.data(), box.data(),
-      element_strides.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode_function()(&map, type, kRank, const_cast<void*>(tensor.base), extents.data(), strides.data(), box.data(),
+                        element_strides.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   MODELOPT_CHECK(result == CUDA_SUCCESS, Error, "CUDA: cuTensorMapEncodeTiled failed with ", static_cast<int>(result),
                  " (rows ", tensor.rows, ", heads ", tensor.heads, ", head_dim ", tensor.head_dim, ", strides ",
                  tensor.strides.row, " and ", tensor.strides.head, " elements)");
@@ -47,7 +47,9 @@ CUtensorMap encode(const HeadTensor& tensor, const std::array<cuuint64_t, kRank>
 }
 
 /// A stride that is never used (extent 1) may be 0, which the driver does not take.
-cuuint64_t stride_bytes(std::int64_t elements) { return static_cast<cuuint64_t>(std::max<std::int64_t>(elements * 2, 16)); }
+cuuint64_t stride_bytes(std::int64_t elements) {
+  return static_cast<cuuint64_t>(std::max<std::int64_t>(elements * 2, 16));
+}
 
 }  // namespace
 

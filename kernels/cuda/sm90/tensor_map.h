@@ -25,8 +25,8 @@ struct HeadTensor {
 /// Boxes of 64 elements x `box_rows` rows of head 0: coordinates (element, row).
 [[nodiscard]] CUtensorMap row_map(const HeadTensor& tensor, int box_rows);
 
-/// Boxes of 64 elements x `box_rows` rows of head 0, permuted within blocks of `block` rows: row (block/4)c + 2h + e goes
-/// to place 8h + 2c + e. Coordinates (element, 0, 0, 0, block of rows).
+/// Boxes of 64 elements x `box_rows` rows of head 0, permuted within blocks of `block` rows: row (block/4)c + 2h + e
+/// goes to place 8h + 2c + e. Coordinates (element, 0, 0, 0, block of rows).
 [[nodiscard]] CUtensorMap permuted_row_map(const HeadTensor& tensor, int box_rows, int block);
 
 }  // namespace modelopt::kernels::cuda::sm90

@@ -27,16 +27,17 @@ constexpr bool is_sparse(Pattern pattern) {
   return pattern == Pattern::kSparse2of4 || pattern == Pattern::kSparse2of4Unordered || pattern == Pattern::kSparse1of4;
 }
 
-/// kBiased: a row's exponents refer to the largest score of its first tile, lowered by 2^kBias, and move only when its sum
-/// has grown past 2^(kMargin - kBias): no maxima, no rescaling of O in the main loop. Needs the exponent range of bf16.
-/// kTrueMaxima: the running maximum of online softmax; O is rescaled when it grows by more than 2^kSlack.
+/// kBiased: a row's exponents refer to the largest score of its first tile, lowered by 2^kBias, and move only when its
+/// sum has grown past 2^(kMargin - kBias): no maxima, no rescaling of O in the main loop. Needs the exponent range of
+/// bf16. kTrueMaxima: the running maximum of online softmax; O is rescaled when it grows by more than 2^kSlack.
 enum class Reference { kBiased, kTrueMaxima };
 
 constexpr int kBias = 64;
 constexpr int kMargin = 20;
 constexpr int kSlack = 8;
 
-/// kRecords: the attended mask and the counts of pairs are written as well; slower, and not a bit of the output differs.
+/// kRecords: the attended mask and the counts of pairs are written as well; slower, and not a bit of the output
+/// differs.
 template <typename Element_, int kHeadDim_, Pattern kPattern_, Reference kReference_, bool kRecords_ = false>
 struct KernelTraits {
   using Element = Element_;
@@ -53,11 +54,11 @@ struct KernelTraits {
   static constexpr int kProducerRegisters = kWarpgroups == 3 ? 32 : 24;
 
   /// Keys of a tile: as many as the registers of a consumer hold beside O. Whole blocks of permuted keys.
-  static constexpr int kKeys = kHeadDim == 256        ? 64
+  static constexpr int kKeys = kHeadDim == 256                ? 64
                                : kPattern == Pattern::kMasked ? 64
-                               : kHeadDim == 64       ? 128
-                               : kSparse              ? 96
-                                                      : 80;
+                               : kHeadDim == 64               ? 128
+                               : kSparse                      ? 96
+                                                              : 80;
   static constexpr int kStages = kHeadDim == 256 ? 2 : 3;  ///< of K, and as many of V
 
   static constexpr int kPanels = (kHeadDim + 63) / 64;  ///< of 64 elements = 128 bytes, the width of the swizzle
@@ -66,7 +67,7 @@ struct KernelTraits {
   static constexpr int kQueryBytes = kPanels * kRowPanelBytes;
   static constexpr int kStageBytes = kPanels * kKeyPanelBytes;
 
-  static constexpr int kScores = kKeys / 2;    ///< of a thread: two rows of its quad
+  static constexpr int kScores = kKeys / 2;      ///< of a thread: two rows of its quad
   static constexpr int kOutputs = kHeadDim / 2;  ///< likewise
 
   /// Keys are permuted within blocks of so many, so that one thread owns whole groups of 4 (8): logical key
@@ -81,11 +82,11 @@ struct KernelTraits {
 
 /// One tile as the scheduler hands it to the other warps.
 struct TileSlot {
-  int tile;        ///< its number; -1: no more
-  int head;        ///< query head
-  int map;         ///< index of the tensor maps, in units of kMapKinds
-  int position;    ///< absolute position of the CTA's first row
-  int begin, end;  ///< key tiles
+  int tile;          ///< its number; -1: no more
+  int head;          ///< query head
+  int map;           ///< index of the tensor maps, in units of kMapKinds
+  int position;      ///< absolute position of the CTA's first row
+  int begin, end;    ///< key tiles
   unsigned flagged;  ///< 1: some row of it needs true maxima, and it is in the rescue list
   SequenceRows rows;
 };
@@ -108,11 +109,11 @@ struct alignas(1024) SharedMemory {
 struct KernelArguments {
   AttentionParams params;
   Schedule schedule;
-  float scale_log2;      ///< softmax scale times log2(e)
-  float one;             ///< 1.0f, unknown to the compiler (select_2of4_unordered)
-  int section_heads;     ///< heads whose keys and values share the L2 cache; they are worked on together
+  float scale_log2;              ///< softmax scale times log2(e)
+  float one;                     ///< 1.0f, unknown to the compiler (select_2of4_unordered)
+  int section_heads;             ///< heads whose keys and values share the L2 cache; they are worked on together
   VisibleBlocks visible_blocks;  ///< with statistics
-  bool rescue;           ///< the tiles of the rescue list, and only rows that are marked
+  bool rescue;                   ///< the tiles of the rescue list, and only rows that are marked
 };
 
 /// Marks a row whose sum is out of range, in its log-sum-exp, until the rescue kernel has redone it.

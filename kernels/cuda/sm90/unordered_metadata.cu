@@ -29,8 +29,7 @@ __device__ float kept_value(int round, int row, int group, int slot) {
 __device__ float value_of(int key, int column) { return static_cast<float>((key * 11 + column * 3) % 17 - 8); }
 
 __device__ std::uint32_t kept_pair(int round, int row, int group) {
-  const __nv_bfloat162 pair =
-      __floats2bfloat162_rn(kept_value(round, row, group, 0), kept_value(round, row, group, 1));
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(kept_value(round, row, group, 0), kept_value(round, row, group, 1));
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
@@ -72,8 +71,7 @@ __global__ void __launch_bounds__(128) try_unordered_metadata(int* wrong) {
   for (int round = 0; round < kRounds; ++round) {
     std::uint32_t a[4];
     for (int i = 0; i < 4; ++i) a[i] = kept_pair(round, row + i % 2 * 8, i / 2 * 4 + c);
-    const std::uint32_t metadata =
-        metadata_of(round, row, c % 2 * 4) | metadata_of(round, row + 8, c % 2 * 4) << 16;
+    const std::uint32_t metadata = metadata_of(round, row, c % 2 * 4) | metadata_of(round, row + 8, c % 2 * 4) << 16;
     float d[kColumns / 2];
     for (float& x : d) x = 0.0f;
     wgmma_fence();

@@ -3,10 +3,9 @@
 
 namespace modelopt::kernels::cuda::sm90 {
 
-/// PTX documents the metadata of a group of four with ascending indices only. The current device is tried once, with all
-/// twelve ordered pairs in every group, row and selector, and what it says is remembered. May be called while a CUDA graph
-/// is captured.
-/// Throws modelopt::Error where CUDA fails.
+/// PTX documents the metadata of a group of four with ascending indices only. The current device is tried once, with
+/// all twelve ordered pairs in every group, row and selector, and what it says is remembered. May be called while a
+/// CUDA graph is captured. Throws modelopt::Error where CUDA fails.
 [[nodiscard]] bool unordered_metadata_works();
 
 }  // namespace modelopt::kernels::cuda::sm90
