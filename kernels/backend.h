@@ -29,6 +29,7 @@ struct DeviceSequences {
   std::int64_t max_q_len = 0;
   std::int64_t max_k_len = 0;
   bool single_rows_are_decode = false;  ///< phase "auto"
+  at::Tensor lambda;                    ///< skip-softmax: fp32 [B], contiguous, or undefined: the problem's skip_lambda
 };
 
 /// A validated problem with its outputs allocated. Inputs are not copied; strides are free but for the last (1).
@@ -48,6 +49,7 @@ struct AttentionProblem {
   std::int64_t num_sink_tokens = 0;
   std::int64_t dense_window_size = 0;
   std::int64_t sliding_window = 0;
+  double skip_lambda = 0.0;    ///< the one of all sequences, if device_sequences has none for each
   std::int64_t skip_br = 128;  ///< 1 in phase "decode", where the query block is the one row
   std::int64_t skip_bc = 128;
 

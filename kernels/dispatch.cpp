@@ -119,6 +119,7 @@ AttentionProblem make_problem(const AttentionArgs& args, bool want_mask) {
                            .num_sink_tokens = bounded(args.num_sink_tokens),
                            .dense_window_size = bounded(args.dense_window_size),
                            .sliding_window = bounded(args.sliding_window),
+                           .skip_lambda = args.skip_softmax_threshold.value_or(0.0),
                            .skip_br = args.phase == "decode" ? 1 : bounded(args.skip_softmax_br),
                            .skip_bc = bounded(args.skip_softmax_bc)};
   const at::TensorOptions options = args.q.options();

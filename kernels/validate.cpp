@@ -274,7 +274,8 @@ DeviceSequences device_sequences(const AttentionArgs& args) {
           .k_len = keys.len,
           .max_q_len = std::min(queries.max_len, queries.total),
           .max_k_len = std::min(keys.max_len, keys.total),
-          .single_rows_are_decode = args.phase == "auto"};
+          .single_rows_are_decode = args.phase == "auto",
+          .lambda = args.skip_softmax_lambda ? args.skip_softmax_lambda->contiguous() : at::Tensor()};
 }
 
 }  // namespace modelopt::kernels

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/selection.h"  // MODELOPT_HOST_DEVICE
+#include "kernels/skip.h"  // and selection.h with MODELOPT_HOST_DEVICE
 
 namespace modelopt::kernels::cuda {
 
@@ -20,7 +20,8 @@ struct SequenceRange {
   int q_len = 0;
   int k_start = 0;
   int k_len = 0;
-  bool valid = true;       ///< false: out of the tensors or over its bound; lengths are 0 then, and its rows become NaN
+  bool valid = true;  ///< false: out of the tensors, over its bound, or lambda not in [0, 1); lengths are 0 then, and
+                      ///< its rows become NaN
   bool sparse_nm = false;  ///< N:M applies to it
 };
 
@@ -61,7 +62,14 @@ struct AttentionParams {
   int dense_window_size = 0;
   int sliding_window = 0;  ///< 0 = no limit
   int skip_br = 128;       ///< query rows and
-  int skip_bc = 128;       ///< keys (a multiple of 8) of the blocks that stats counts
+  int skip_bc = 128;       ///< keys (a multiple of 8) of the blocks that are skipped and that stats counts
+  const float* skip_lambda = nullptr;  ///< [batch] or null: skip_log_lambda holds for all sequences
+  float skip_log_lambda = kNegativeInfinity<float>;  ///< ln(lambda); -inf: nothing is skipped
+
+  /// Whether some block may be skipped. Without, the dense or N:M kernels run as if there were no skipping.
+  [[nodiscard]] MODELOPT_HOST_DEVICE constexpr bool skips() const {
+    return skip_lambda != nullptr || skip_log_lambda != kNegativeInfinity<float>;
+  }
 };
 
 #if defined(__CUDACC__)
@@ -70,9 +78,15 @@ __device__ inline SequenceRange sequence_range(const AttentionParams& p, int b) 
   SequenceRange s{p.q_start[b], p.q_len[b], p.k_start[b], p.k_len[b]};
   s.valid = s.q_start >= 0 && s.q_len >= 0 && s.k_start >= 0 && s.k_len >= 0 && s.q_len <= p.max_q_len &&
             s.k_len <= p.max_k_len && s.q_len <= p.total_q - s.q_start && s.k_len <= p.total_kv - s.k_start;
+  if (p.skip_lambda != nullptr) s.valid = s.valid && p.skip_lambda[b] >= 0.0f && p.skip_lambda[b] < 1.0f;
   if (!s.valid) s.q_len = s.k_len = 0;
   s.sparse_nm = p.sparsity_n > 0 && !(p.single_rows_are_decode && s.q_len == 1);
   return s;
+}
+
+/// ln(lambda) of sequence b; -inf: nothing of it is skipped.
+__device__ inline float log_lambda_of(const AttentionParams& p, int b) {
+  return p.skip_lambda != nullptr ? skip_log_lambda(p.skip_lambda[b]) : p.skip_log_lambda;
 }
 #endif
 

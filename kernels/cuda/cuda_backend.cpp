@@ -114,6 +114,8 @@ AttentionParams params_of(const AttentionProblem& problem) {
   p.sliding_window = bounded_count(problem.sliding_window);
   p.skip_br = bounded_count(problem.skip_br);
   p.skip_bc = bounded_count(problem.skip_bc);
+  if (sequences.lambda.defined()) p.skip_lambda = sequences.lambda.const_data_ptr<float>();
+  p.skip_log_lambda = skip_log_lambda(problem.skip_lambda);
   return p;
 }
 
@@ -134,7 +136,6 @@ class CudaBackend : public Backend {
       return str("runs on CUDA tensors, not on ", c10::DeviceTypeName(traits.device), " tensors");
     }
     if (traits.dtype == at::kDouble) return "has no kernel for dtype Double";
-    if (traits.skip_softmax) return "skip-softmax is not in the CUDA backends yet";
     const auto& gpus = capabilities();
     const auto device = static_cast<std::size_t>(device_of(traits));
     MODELOPT_CHECK(device < gpus.size(), InvalidArgument, "CUDA device ", device, " does not exist, expected one of ",
@@ -179,7 +180,9 @@ class Sm80Backend final : public CudaBackend {
   [[nodiscard]] std::string_view name() const override { return "sm80"; }
 
  private:
-  [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits&, Capability gpu) const override {
+  [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits& traits,
+                                                          Capability gpu) const override {
+    if (traits.skip_softmax) return "skip-softmax is not in this backend yet";
     if (gpu.major < 8) {
       return str("needs a GPU of compute capability 8.0 or newer, this one has ", gpu.major, ".", gpu.minor);
     }
@@ -207,6 +210,7 @@ class Sm90Backend final : public CudaBackend {
  private:
   [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits& traits,
                                                           Capability gpu) const override {
+    if (traits.skip_softmax) return "skip-softmax is not in this backend yet";
     if (gpu.major != 9) {
       return str("needs a Hopper GPU (compute capability 9.0), this one has ", gpu.major, ".", gpu.minor);
     }

@@ -80,8 +80,8 @@ TEST_CASE("errors: what no CUDA backend takes", "[errors]") {
   args.skip_softmax_threshold = 0.5;
   CHECK(
       message_on(args, "auto") ==
-      "no backend can run attention on CUDA tensors of Half with head_dim 64, skip-softmax: sm90: skip-softmax is not "
-      "in the CUDA backends yet; sm80: skip-softmax is not in the CUDA backends yet" +
+      "no backend can run attention on CUDA tensors of Half with head_dim 64, skip-softmax: sm90: skip-softmax is not in "
+      "this backend yet; sm80: skip-softmax is not in this backend yet" +
           kCpuBackends);
   for (const TestedBackend& backend : tested_backends()) {
     const std::string message = message_on(make_args({.lengths = {{4, 4}}, .dtype = at::kHalf}), backend.name);
