@@ -1,227 +1,95 @@
 #include "kernels/attention_backward.h"
 
-#include <ATen/ops/arange.h>
-#include <ATen/ops/bitwise_and.h>
-#include <ATen/ops/bitwise_right_shift.h>
-#include <ATen/ops/isfinite.h>
-#include <ATen/ops/isnan.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/softmax.h>
-#include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/SymBool.h>
 
-#include <modelopt/kernels/attention.h>
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
 #include <string_view>
-#include <vector>
 
+#include "kernels/dispatch.h"
+#include "kernels/output_shapes.h"
 #include "kernels/validate.h"
 
 namespace modelopt::kernels {
 namespace {
 
-/// Bound of one [rows, group, Lk] fp64 buffer; half a dozen of them are alive at once.
-constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
-
-/// Non-finite entries as 0. They only meet weights that are exactly 0, or rows whose gradients are set to NaN anyway.
-at::Tensor finite_or_zero(const at::Tensor& t) { return at::where(at::isfinite(t), t, 0.0); }
-
-/// [rows, group, bytes] -> bool [group, rows, k_len].
-at::Tensor unpack_mask(const at::Tensor& bytes, std::int64_t k_len) {
-  const at::Tensor shifts = at::arange(8, bytes.options());
-  const at::Tensor bits = bytes.unsqueeze(-1).bitwise_right_shift(shifts).bitwise_and(1);
-  return bits.flatten(-2).narrow(-1, 0, k_len).transpose(0, 1).to(at::kBool);
+void check_tensor(std::string_view name, const at::Tensor& t, at::ScalarType dtype, at::IntArrayRef shape,
+                  const at::Tensor& q) {
+  MODELOPT_CHECK(t.scalar_type() == dtype, InvalidArgument, name, " has dtype ", t.scalar_type(), ", expected ", dtype);
+  MODELOPT_CHECK(t.sizes() == shape, InvalidArgument, name, " has shape ", t.sizes(), ", expected ", shape);
+  MODELOPT_CHECK(t.device() == q.device(), InvalidArgument, name, " is on ", t.device(), ", expected q's device ",
+                 q.device());
 }
 
-/// Keys up to the last one that some row attends to, in whole mask bytes; at least 1. A causal chunk needs no others.
-std::int64_t attended_length(const at::Tensor& bytes, std::int64_t k_len) {
-  const at::Tensor used = bytes.flatten(0, 1).amax(0).nonzero();
-  if (used.numel() == 0) return 1;
-  return std::min((used.max().item<std::int64_t>() + 1) * 8, k_len);
+void check_inputs(const AttentionArgs& args, const BackwardInputs& inputs) {
+  const at::ScalarType dtype = args.q.scalar_type();
+  const at::IntArrayRef rows{args.q.sizes().slice(0, 2)};
+  if (inputs.grad_output) check_tensor("grad_output", *inputs.grad_output, dtype, args.q.sizes(), args.q);
+  if (inputs.grad_logsumexp) {
+    check_tensor("grad_logsumexp", *inputs.grad_logsumexp, logsumexp_dtype(dtype), rows, args.q);
+  }
+  check_tensor("output", inputs.output, dtype, args.q.sizes(), args.q);
+  check_tensor("logsumexp", inputs.logsumexp, logsumexp_dtype(dtype), rows, args.q);
+  if (inputs.mask) {
+    check_tensor("mask", *inputs.mask, at::kByte, {rows[0], rows[1], mask_row_bytes(args)}, args.q);
+  }
 }
 
-/// Everything in fp64; group = the query heads that share one key head. Row-major views without copies where possible.
-class GroupBackward {
- public:
-  struct Inputs {
-    at::Tensor q;          ///< [rows, group, D], q's dtype
-    at::Tensor grad_out;   ///< same, or undefined
-    at::Tensor grad_lse;   ///< [rows, group], or undefined
-    at::Tensor logsumexp;  ///< [rows, group]
-    at::Tensor mask;       ///< uint8 [rows, group, bytes]
-    at::Tensor k, v;       ///< [Lk, D]
-    double scale = 1.0;
+BackwardProblem make_backward_problem(const AttentionArgs& args, const BackwardInputs& inputs) {
+  const auto contiguous = [](const std::optional<at::Tensor>& t) { return t ? t->contiguous() : at::Tensor(); };
+  const auto gradient = [](const at::Tensor& t, bool wanted) {
+    return wanted ? at::empty(t.sizes(), t.options()) : at::Tensor();
   };
-  /// fp64 views to add to; undefined where not wanted.
-  struct Gradients {
-    at::Tensor q;     ///< [rows, group, D]
-    at::Tensor k, v;  ///< [Lk, D]
-  };
-
-  GroupBackward(const Inputs& inputs, const Gradients& gradients)
-      : in_(inputs), grad_(gradients), k_(inputs.k.to(at::kDouble)), v_(inputs.v.to(at::kDouble)) {
-    if (grad_.q.defined()) finite_k_ = finite_or_zero(k_);
-  }
-
-  void run() {
-    const std::int64_t rows = in_.q.size(0);
-    const std::int64_t row_bytes = in_.q.size(1) * k_.size(0) * static_cast<std::int64_t>(sizeof(double));
-    const std::int64_t chunk = std::clamp<std::int64_t>(kChunkBytes / row_bytes, 1, rows);
-    for (std::int64_t begin = 0; begin < rows; begin += chunk) run_rows(begin, std::min(chunk, rows - begin));
-  }
-
- private:
-  /// Rows of t [rows, group, D] as fp64 [group, count, D].
-  static at::Tensor heads_first(const at::Tensor& t, std::int64_t begin, std::int64_t count) {
-    return t.narrow(0, begin, count).transpose(0, 1).to(at::kDouble);
-  }
-
-  // With P = softmax(scale * q k^T) over the attended keys, o = P v, L = log-sum-exp:
-  //   dv = P^T do
-  //   ds = P * (do v^T - rowsum(P * do v^T) + dL)
-  //   dq = scale * ds k,  dk = scale * ds^T q
-  void run_rows(std::int64_t begin, std::int64_t count) {
-    const at::Tensor mask = in_.mask.narrow(0, begin, count);
-    const std::int64_t keys = attended_length(mask, k_.size(0));
-    const at::Tensor k = k_.narrow(0, 0, keys), v = v_.narrow(0, 0, keys);
-    const at::Tensor unattended = unpack_mask(mask, keys).logical_not();
-    const at::Tensor nan_rows = at::isnan(heads_first(in_.logsumexp.unsqueeze(-1), begin, count));
-    const at::Tensor q = heads_first(in_.q, begin, count);
-
-    at::Tensor p = at::matmul(q, k.t()).mul_(in_.scale);
-    p.masked_fill_(unattended, -std::numeric_limits<double>::infinity());
-    p = at::softmax(p, -1);
-    p.masked_fill_(nan_rows, std::numeric_limits<double>::quiet_NaN());
-    p.masked_fill_(unattended, 0.0);  // also the rows that attend nothing, whose softmax is NaN
-
-    at::Tensor grad_out;
-    at::Tensor ds;
-    if (in_.grad_out.defined()) {
-      grad_out = heads_first(in_.grad_out, begin, count);
-      ds = at::matmul(grad_out, v.t()).masked_fill_(unattended, 0.0);
-      ds.sub_(p.mul(ds).sum(-1, /*keepdim=*/true));
-    }
-    if (in_.grad_lse.defined()) {
-      const at::Tensor grad_lse = heads_first(in_.grad_lse.unsqueeze(-1), begin, count);
-      ds = ds.defined() ? ds.add_(grad_lse) : grad_lse;
-    }
-    ds = p.mul(ds).masked_fill_(unattended, 0.0).mul_(in_.scale);
-
-    const auto add_to_keys = [&](const at::Tensor& gradient, const at::Tensor& weights, const at::Tensor& rows) {
-      gradient.narrow(0, 0, keys).add_(at::matmul(weights.flatten(0, 1).t(), rows.flatten(0, 1)));
-    };
-    if (grad_.v.defined() && grad_out.defined()) add_to_keys(grad_.v, p, grad_out);
-    if (grad_.k.defined()) add_to_keys(grad_.k, ds, finite_or_zero(q));
-    if (grad_.q.defined()) {
-      at::Tensor dq = at::matmul(ds, finite_k_.narrow(0, 0, keys));
-      dq.masked_fill_(nan_rows, std::numeric_limits<double>::quiet_NaN());
-      grad_.q.narrow(0, begin, count).copy_(dq.transpose(0, 1));
-    }
-  }
-
-  const Inputs& in_;
-  const Gradients& grad_;
-  at::Tensor k_, v_, finite_k_;  ///< fp64 [Lk, D]
-};
-
-/// What the forward returned or autograd hands in, against the rows and heads of q. `width` is empty for [total_q, Hq].
-void check_shape(std::string_view name, const std::optional<at::Tensor>& t, const at::Tensor& q,
-                 std::optional<std::int64_t> width) {
-  if (!t) return;
-  std::vector<std::int64_t> expected{q.size(0), q.size(1)};
-  if (width) expected.push_back(*width);
-  MODELOPT_CHECK(t->sizes() == at::IntArrayRef(expected), InvalidArgument, name, " has shape ", t->sizes(),
-                 ", expected ", at::IntArrayRef(expected));
+  BackwardProblem problem{.forward = make_problem(args),
+                          .grad_output = contiguous(inputs.grad_output),
+                          .grad_logsumexp = contiguous(inputs.grad_logsumexp),
+                          .grad_q = gradient(args.q, inputs.wanted[0]),
+                          .grad_k = gradient(args.k, inputs.wanted[1]),
+                          .grad_v = gradient(args.v, inputs.wanted[2])};
+  problem.forward.output = inputs.output.contiguous();
+  problem.forward.logsumexp = inputs.logsumexp.contiguous();
+  problem.forward.mask = contiguous(inputs.mask);
+  return problem;
 }
-
-void check_mask(const at::Tensor& mask, const at::Tensor& q, const std::vector<Sequence>& sequences) {
-  MODELOPT_CHECK(mask.dim() == 3 && mask.scalar_type() == at::kByte, InvalidArgument, "mask is ", mask.scalar_type(),
-                 " ", mask.sizes(), ", expected Byte [total_q, num_heads, bytes] as attention_with_mask returns it");
-  check_shape("mask", mask, q, mask.size(2));
-  for (const Sequence& sequence : sequences) {
-    MODELOPT_CHECK(sequence.k_len <= mask.size(2) * 8, InvalidArgument, "mask has ", mask.size(2),
-                   " bytes per row, expected one bit for each of ", sequence.k_len, " keys");
-  }
-}
-
-/// Waits for the GPU where lengths are there.
-AttentionArgs with_metadata_on_host(AttentionArgs args) {
-  args.b_start_loc = args.b_start_loc.cpu();
-  args.b_seq_len = args.b_seq_len.cpu();
-  if (args.b_start_loc_k) args.b_start_loc_k = args.b_start_loc_k->cpu();
-  if (args.b_seq_len_k) args.b_seq_len_k = args.b_seq_len_k->cpu();
-  return args;
-}
-
-at::Tensor narrow_rows(const at::Tensor& t, std::int64_t start, std::int64_t len) {
-  return t.defined() ? t.narrow(0, start, len) : t;
-}
-
-at::Tensor narrow_heads(const at::Tensor& t, std::int64_t first, std::int64_t count) {
-  return t.defined() ? t.narrow(1, first, count) : t;
-}
-
-at::Tensor select_head(const at::Tensor& t, std::int64_t head) { return t.defined() ? t.select(1, head) : t; }
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
-    const std::optional<at::Tensor>& grad_output, const std::optional<at::Tensor>& grad_logsumexp, const at::Tensor& q,
-    const at::Tensor& k, const at::Tensor& v, const at::Tensor& logsumexp, const at::Tensor& mask,
-    const at::Tensor& b_start_loc, const at::Tensor& b_seq_len, const std::optional<at::Tensor>& b_start_loc_k,
-    const std::optional<at::Tensor>& b_seq_len_k, std::optional<double> softmax_scale, std::array<bool, 3> grad_mask) {
-  const AttentionArgs args{.q = q,
-                           .k = k,
-                           .v = v,
-                           .b_start_loc = b_start_loc,
-                           .b_seq_len = b_seq_len,
-                           .max_input_len = q.size(0),
-                           .softmax_scale = softmax_scale,
-                           .b_start_loc_k = b_start_loc_k,
-                           .b_seq_len_k = b_seq_len_k,
-                           .max_input_len_k = k.size(0)};
+AttentionGradients run_attention_backward(const AttentionArgs& args, const BackwardInputs& inputs) {
   validate_arguments(args);
-  const std::vector<Sequence> sequences = read_sequences(with_metadata_on_host(args));
-  check_shape("grad_output", grad_output, q, q.size(2));
-  check_shape("grad_logsumexp", grad_logsumexp, q, std::nullopt);
-  check_shape("logsumexp", logsumexp, q, std::nullopt);
-  check_mask(mask, q, sequences);
-  const auto zeros = [](const at::Tensor& like, bool wanted) {
-    return wanted ? at::zeros(like.sizes(), like.options().dtype(at::kDouble)) : at::Tensor();
-  };
-  const GroupBackward::Gradients all{zeros(q, grad_mask[0]), zeros(k, grad_mask[1]), zeros(v, grad_mask[2])};
-  const std::int64_t group = q.size(1) / k.size(1);
-  const at::Tensor grad_out = grad_output.value_or(at::Tensor());
-  const at::Tensor grad_lse = grad_logsumexp.value_or(at::Tensor());
-  const bool has_gradient = grad_out.defined() || grad_lse.defined();
-
-  for (const Sequence& sequence : sequences) {
-    if (!has_gradient || sequence.q_len == 0 || sequence.k_len == 0) continue;
-    const auto query_side = [&](const at::Tensor& t, std::int64_t kv_head) {
-      return narrow_heads(narrow_rows(t, sequence.q_start, sequence.q_len), kv_head * group, group);
-    };
-    const auto key_side = [&](const at::Tensor& t, std::int64_t kv_head) {
-      return select_head(narrow_rows(t, sequence.k_start, sequence.k_len), kv_head);
-    };
-    for (std::int64_t h = 0; h < k.size(1); ++h) {
-      const GroupBackward::Inputs inputs{
-          .q = query_side(q, h),
-          .grad_out = query_side(grad_out, h),
-          .grad_lse = query_side(grad_lse, h),
-          .logsumexp = query_side(logsumexp, h),
-          .mask = query_side(mask, h),
-          .k = key_side(k, h),
-          .v = key_side(v, h),
-          .scale = softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(2))))};
-      const GroupBackward::Gradients gradients{query_side(all.q, h), key_side(all.k, h), key_side(all.v, h)};
-      GroupBackward(inputs, gradients).run();
+  check_inputs(args, inputs);
+  const AttentionTraits traits = traits_of(args, /*want_mask=*/inputs.mask.has_value());
+  const Backend& backend = select_backend(traits, args.backend);
+  if (const auto reason = backend.unsupported_backward(traits)) {
+    throw Unsupported(str("backend \"", backend.name(), "\" cannot run the backward of attention on ", describe(traits),
+                          ": ", *reason));
+  }
+  const BackwardProblem problem = make_backward_problem(args, inputs);
+  if (problem.grad_output.defined() || problem.grad_logsumexp.defined()) {
+    backend.backward(problem);
+  } else {
+    for (const at::Tensor* gradient : {&problem.grad_q, &problem.grad_k, &problem.grad_v}) {
+      if (gradient->defined()) gradient->zero_();
     }
   }
-  const auto cast = [&](const at::Tensor& t) { return t.defined() ? t.to(q.scalar_type()) : t; };
-  return {cast(all.q), cast(all.k), cast(all.v)};
+  return {problem.grad_q, problem.grad_k, problem.grad_v};
+}
+
+bool stores_mask_for_backward(const OperatorCall& call) {
+  const AttentionArgs& args = call.args;
+  if (args.q.dim() != 3 || args.k.dim() != 3) return false;  // the forward says what is wrong
+  const AttentionTraits traits{.device = args.q.device().type(),
+                               .dtype = args.q.scalar_type(),
+                               .head_dim = args.q.sym_size(2).guard_int(__FILE__, __LINE__),
+                               .sparse_nm = args.sparsity_n > 0,
+                               .skip_softmax = uses_skip_softmax(args),
+                               .collect_stats = args.collect_stats,
+                               .want_mask = true,
+                               .device_index = args.q.device().index()};
+  const Backend* const backend = find_backend(traits, args.backend);
+  if (backend == nullptr || !backend->backward_reads_mask(traits)) return false;
+  const c10::SymInt total_kv = args.k.sym_size(0);
+  const c10::SymInt bound = key_length_bound(args, call.max_input_len, call.max_input_len_k, total_kv);
+  const c10::SymInt bytes = args.q.sym_size(0) * args.q.sym_size(1) * mask_row_bytes(bound, total_kv);
+  return bytes.sym_le(kMaxStoredMaskBytes).guard_bool(__FILE__, __LINE__);
 }
 
 }  // namespace modelopt::kernels

@@ -3,24 +3,35 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <modelopt/kernels/attention.h>
+
 #include <array>
 #include <optional>
-#include <tuple>
+
+#include "kernels/operator_call.h"
 
 namespace modelopt::kernels {
 
-/// The registered operator attention_backward. Recomputes the softmax from q, k, v in fp64 under `mask` (as returned by
-/// attention_with_mask), a few query rows at a time, so that memory does not grow with Lq * Lk.
-///
-/// grad_output [total_q, Hq, D] and grad_logsumexp [total_q, Hq]: either may be missing (zero). `logsumexp` is the
-/// forward's: rows where it is NaN have NaN gradients. `grad_mask` says which of grad_q, grad_k, grad_v are wanted; the
-/// others are undefined. Rows of no sequence and rows that attend nothing give zero gradients.
-/// CPU only (Unsupported otherwise). Throws InvalidArgument for what the forward would refuse and for shapes that do
-/// not belong together.
-[[nodiscard]] std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
-    const std::optional<at::Tensor>& grad_output, const std::optional<at::Tensor>& grad_logsumexp, const at::Tensor& q,
-    const at::Tensor& k, const at::Tensor& v, const at::Tensor& logsumexp, const at::Tensor& mask,
-    const at::Tensor& b_start_loc, const at::Tensor& b_seq_len, const std::optional<at::Tensor>& b_start_loc_k,
-    const std::optional<at::Tensor>& b_seq_len_k, std::optional<double> softmax_scale, std::array<bool, 3> grad_mask);
+/// What the backward takes besides the arguments of the forward.
+struct BackwardInputs {
+  std::optional<at::Tensor> grad_output;         ///< [total_q, Hq, D]; missing: zero
+  std::optional<at::Tensor> grad_logsumexp;      ///< [total_q, Hq]; missing: zero
+  at::Tensor output, logsumexp;                  ///< the forward's
+  std::optional<at::Tensor> mask;                ///< as attention_with_mask returned it; missing: decided again
+  std::array<bool, 3> wanted{true, true, true};  ///< grad_q, grad_k, grad_v
+};
+
+struct AttentionGradients {
+  at::Tensor q, k, v;  ///< like the inputs, contiguous; undefined where not wanted
+};
+
+/// Validates, and runs the backward on the backend that `args` selects for the forward.
+/// Throws InvalidArgument for what the forward would refuse and for tensors that do not belong together, Unsupported
+/// where the backend has no backward for them.
+[[nodiscard]] AttentionGradients run_attention_backward(const AttentionArgs& args, const BackwardInputs& inputs);
+
+/// Whether the forward of such a call stores the attended mask for its backward (kernels/backend.h). Reads no data and
+/// no lengths, which are symbolic while torch.compile traces.
+[[nodiscard]] bool stores_mask_for_backward(const OperatorCall& call);
 
 }  // namespace modelopt::kernels

@@ -13,6 +13,10 @@
 
 namespace modelopt::kernels {
 
+/// Above this the forward stores no mask for the backward, which then decides again: one bit a score, those of
+/// 16,384 tokens and 32 heads would take 1 GiB a layer.
+inline constexpr std::int64_t kMaxStoredMaskBytes = std::int64_t{256} << 20;
+
 /// One sequence of a packed batch, as host values (CPU backends). Lengths are checked: all rows lie inside the tensors.
 struct Sequence {
   std::int64_t q_start = 0;
@@ -62,6 +66,28 @@ struct AttentionProblem {
   at::Tensor mask;
 };
 
+/// The gradients of a validated problem, allocated and to be written.
+///
+/// With o = sum_j p_j v_j and L = log sum_j exp(s_j) over the attended keys of a row, s_j = scale q.k_j and incoming
+/// gradients do and dL (docs/semantics.md: the attended set is a constant):
+///
+///     dv_j += p_j do     ds_j = p_j (do.v_j - do.o + dL)     dq += scale ds_j k_j     dk_j += scale ds_j q
+///
+/// The attended set is the forward's, bit for bit. Where it was not stored (`forward.mask`), the backend decides again,
+/// from scores that are bit-equal to those of its own forward.
+///
+/// A backend writes every element of the gradients that are defined: rows of no sequence, rows that attend nothing and
+/// keys that nobody attends to are 0; rows whose log-sum-exp is NaN have NaN in grad_q. A key row sums over the query
+/// heads of its group, and over sequences that share it, in a fixed order: two runs give the same bits.
+struct BackwardProblem {
+  /// As the forward had it, with its results in output and logsumexp; stats is undefined. `mask` is what the forward
+  /// stored, or undefined: a backend takes both, whatever its backward_reads_mask() says.
+  AttentionProblem forward;
+  at::Tensor grad_output;             ///< [total_q, Hq, D], contiguous, q's dtype; undefined: zero
+  at::Tensor grad_logsumexp;          ///< [total_q, Hq], contiguous, logsumexp's dtype; undefined: zero
+  at::Tensor grad_q, grad_k, grad_v;  ///< like q, k, v, contiguous; undefined where not wanted
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -71,6 +97,18 @@ class Backend {
   /// Why it cannot run such problems; nullopt if it can.
   [[nodiscard]] virtual std::optional<std::string> unsupported(const AttentionTraits& traits) const = 0;
   virtual void run(const AttentionProblem& problem) const = 0;
+
+  /// Why it cannot run the backward of such a problem that its forward ran; nullopt if it can. The backward runs where
+  /// the forward ran: another backend would round scores otherwise, and then attend to other keys.
+  [[nodiscard]] virtual std::optional<std::string> unsupported_backward(const AttentionTraits& /*traits*/) const {
+    return "has no backward";
+  }
+  /// Whether a forward whose gradients are wanted should store its mask, because reading it costs the backward less
+  /// than deciding again. It is stored up to kMaxStoredMaskBytes a call.
+  [[nodiscard]] virtual bool backward_reads_mask(const AttentionTraits& /*traits*/) const { return false; }
+  virtual void backward(const BackwardProblem& /*problem*/) const {
+    throw Unsupported(str("backend \"", name(), "\" has no backward"));
+  }
 };
 
 // One factory per backend folder.

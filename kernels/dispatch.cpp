@@ -53,17 +53,6 @@ std::optional<std::string> reason_against(const Backend& backend, const Attentio
   return backend.unsupported(traits);
 }
 
-std::string describe(const AttentionTraits& traits) {
-  std::string text = modelopt::str(c10::DeviceTypeName(traits.device), " tensors of ", traits.dtype, " with head_dim ",
-                                   traits.head_dim);
-  if (traits.sparse_nm) text += ", N:M sparse";
-  if (traits.skip_softmax) text += ", skip-softmax";
-  if (traits.collect_stats) text += ", with statistics";
-  if (!traits.tma_aligned) text += ", not aligned to 16 bytes";
-  if (traits.want_mask) text += ", with the attended mask (as gradients need it)";
-  return text;
-}
-
 /// "sm90: not in this version …; cpu: can run it; …"
 std::string all_reasons(const AttentionTraits& traits) {
   std::string text;
@@ -83,18 +72,6 @@ bool tma_aligned(const at::Tensor& t) {
   return aligned(reinterpret_cast<std::uintptr_t>(t.const_data_ptr())) && stride_aligned(0) && stride_aligned(1);
 }
 
-AttentionTraits traits_of(const AttentionArgs& args, bool want_mask) {
-  return {.device = args.q.device().type(),
-          .dtype = args.q.scalar_type(),
-          .head_dim = args.q.size(2),
-          .sparse_nm = args.sparsity_n > 0,
-          .skip_softmax = args.skip_softmax_lambda.has_value() || args.skip_softmax_threshold.value_or(0.0) > 0.0,
-          .collect_stats = args.collect_stats,
-          .want_mask = want_mask,
-          .tma_aligned = tma_aligned(args.q) && tma_aligned(args.k) && tma_aligned(args.v),
-          .device_index = args.q.device().index()};
-}
-
 std::int64_t bounded(std::int64_t count) { return std::min(count, AttentionProblem::kMaxCount); }
 
 /// 0 where the phase leaves no sequence to sparsify.
@@ -103,36 +80,14 @@ std::int64_t sparsity_n_of_call(const AttentionArgs& args) {
   return all_decode ? 0 : args.sparsity_n;
 }
 
-AttentionProblem make_problem(const AttentionArgs& args, bool want_mask) {
+void allocate_results(AttentionProblem& problem, const AttentionArgs& args, bool want_mask) {
   const std::int64_t total_q = args.q.size(0);
   const std::int64_t heads = args.q.size(1);
-  const std::int64_t head_dim = args.q.size(2);
-  AttentionProblem problem{.q = args.q,
-                           .k = args.k,
-                           .v = args.v,
-                           .sequences = args.q.is_cuda() ? std::vector<Sequence>() : read_sequences(args),
-                           .device_sequences = args.q.is_cuda() ? device_sequences(args) : DeviceSequences(),
-                           .is_causal = args.is_causal,
-                           .softmax_scale = args.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim))),
-                           .sparsity_n = sparsity_n_of_call(args),
-                           .sparsity_m = args.sparsity_m,
-                           .num_sink_tokens = bounded(args.num_sink_tokens),
-                           .dense_window_size = bounded(args.dense_window_size),
-                           .sliding_window = bounded(args.sliding_window),
-                           .skip_lambda = args.skip_softmax_threshold.value_or(0.0),
-                           .skip_br = args.phase == "decode" ? 1 : bounded(args.skip_softmax_br),
-                           .skip_bc = bounded(args.skip_softmax_bc)};
   const at::TensorOptions options = args.q.options();
-  problem.output = at::empty({total_q, heads, head_dim}, options);
+  problem.output = at::empty(args.q.sizes(), options);
   problem.logsumexp = at::empty({total_q, heads}, options.dtype(logsumexp_dtype(args.q.scalar_type())));
   if (args.collect_stats) problem.stats = at::empty({args.b_seq_len.size(0), heads, 4}, options.dtype(at::kLong));
-  if (want_mask) {
-    const std::int64_t total_kv = args.k.size(0);
-    const std::int64_t bound = key_length_bound(args, args.max_input_len, args.max_input_len_k, total_kv);
-    const std::int64_t mask_bytes = mask_row_bytes(bound, total_kv);
-    problem.mask = at::empty({total_q, heads, mask_bytes}, options.dtype(at::kByte));
-  }
-  return problem;
+  if (want_mask) problem.mask = at::empty({total_q, heads, mask_row_bytes(args)}, options.dtype(at::kByte));
 }
 
 std::string json_string(std::string_view text) {
@@ -146,6 +101,52 @@ std::string json_string(std::string_view text) {
 
 }  // namespace
 
+std::string describe(const AttentionTraits& traits) {
+  std::string text = modelopt::str(c10::DeviceTypeName(traits.device), " tensors of ", traits.dtype, " with head_dim ",
+                                   traits.head_dim);
+  if (traits.sparse_nm) text += ", N:M sparse";
+  if (traits.skip_softmax) text += ", skip-softmax";
+  if (traits.collect_stats) text += ", with statistics";
+  if (!traits.tma_aligned) text += ", not aligned to 16 bytes";
+  if (traits.want_mask) text += ", with the attended mask (as gradients need it)";
+  return text;
+}
+
+bool uses_skip_softmax(const AttentionArgs& args) {
+  return args.skip_softmax_lambda.has_value() || args.skip_softmax_threshold.value_or(0.0) > 0.0;
+}
+
+AttentionTraits traits_of(const AttentionArgs& args, bool want_mask) {
+  return {.device = args.q.device().type(),
+          .dtype = args.q.scalar_type(),
+          .head_dim = args.q.size(2),
+          .sparse_nm = args.sparsity_n > 0,
+          .skip_softmax = uses_skip_softmax(args),
+          .collect_stats = args.collect_stats,
+          .want_mask = want_mask,
+          .tma_aligned = tma_aligned(args.q) && tma_aligned(args.k) && tma_aligned(args.v),
+          .device_index = args.q.device().index()};
+}
+
+AttentionProblem make_problem(const AttentionArgs& args) {
+  const auto head_dim = static_cast<double>(args.q.size(2));
+  return {.q = args.q,
+          .k = args.k,
+          .v = args.v,
+          .sequences = args.q.is_cuda() ? std::vector<Sequence>() : read_sequences(args),
+          .device_sequences = args.q.is_cuda() ? device_sequences(args) : DeviceSequences(),
+          .is_causal = args.is_causal,
+          .softmax_scale = args.softmax_scale.value_or(1.0 / std::sqrt(head_dim)),
+          .sparsity_n = sparsity_n_of_call(args),
+          .sparsity_m = args.sparsity_m,
+          .num_sink_tokens = bounded(args.num_sink_tokens),
+          .dense_window_size = bounded(args.dense_window_size),
+          .sliding_window = bounded(args.sliding_window),
+          .skip_lambda = args.skip_softmax_threshold.value_or(0.0),
+          .skip_br = args.phase == "decode" ? 1 : bounded(args.skip_softmax_br),
+          .skip_bc = bounded(args.skip_softmax_bc)};
+}
+
 void validate_backend_name(std::string_view name) {
   std::string names = "auto";
   for (const auto& backend : all_backends()) {
@@ -155,19 +156,19 @@ void validate_backend_name(std::string_view name) {
   throw InvalidArgument(str("backend is \"", name, "\", expected one of ", names));
 }
 
-const Backend& select_backend(const AttentionTraits& traits, std::string_view requested) {
-  if (requested == "auto") {
-    for (const auto& backend : all_backends()) {
-      if (!reason_against(*backend, traits)) return *backend;
-    }
-    throw Unsupported(str("no backend can run attention on ", describe(traits), ": ", all_reasons(traits)));
-  }
-  validate_backend_name(requested);
+const Backend* find_backend(const AttentionTraits& traits, std::string_view requested) {
   for (const auto& backend : all_backends()) {
-    if (backend->name() == requested && !reason_against(*backend, traits)) return *backend;
+    const bool asked_for = requested == "auto" || backend->name() == requested;
+    if (asked_for && !reason_against(*backend, traits)) return backend.get();
   }
-  throw Unsupported(
-      str("backend \"", requested, "\" cannot run attention on ", describe(traits), ": ", all_reasons(traits)));
+  return nullptr;
+}
+
+const Backend& select_backend(const AttentionTraits& traits, std::string_view requested) {
+  if (requested != "auto") validate_backend_name(requested);
+  if (const Backend* const backend = find_backend(traits, requested)) return *backend;
+  const std::string subject = requested == "auto" ? "no backend can" : str("backend \"", requested, "\" cannot");
+  throw Unsupported(str(subject, " run attention on ", describe(traits), ": ", all_reasons(traits)));
 }
 
 std::string select_attention_backend(const AttentionTraits& traits, const std::string& requested) {
@@ -189,7 +190,8 @@ std::string attention_backends() {
 AttentionMaskResult run_attention(const AttentionArgs& args, bool want_mask) {
   validate_arguments(args);
   const Backend& backend = select_backend(traits_of(args, want_mask), args.backend);
-  AttentionProblem problem = make_problem(args, want_mask);
+  AttentionProblem problem = make_problem(args);
+  allocate_results(problem, args, want_mask);
   backend.run(problem);
   if (!problem.stats.defined()) problem.stats = at::empty({0}, args.q.options().dtype(at::kLong));
   return {{problem.output, problem.logsumexp, problem.stats}, problem.mask};

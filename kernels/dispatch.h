@@ -3,6 +3,7 @@
 
 #include <modelopt/kernels/attention.h>
 
+#include <string>
 #include <string_view>
 
 #include "kernels/backend.h"
@@ -14,6 +15,18 @@ void validate_backend_name(std::string_view name);
 
 /// The backend that `requested` ("auto" or a name) resolves to. Throws Unsupported or InvalidArgument.
 [[nodiscard]] const Backend& select_backend(const AttentionTraits& traits, std::string_view requested);
+
+/// The backend that select_backend() would return, or nullptr where it would throw.
+[[nodiscard]] const Backend* find_backend(const AttentionTraits& traits, std::string_view requested);
+
+/// What a call asks of a backend.
+[[nodiscard]] AttentionTraits traits_of(const AttentionArgs& args, bool want_mask);
+[[nodiscard]] bool uses_skip_softmax(const AttentionArgs& args);
+/// For messages: "cpu tensors of Float with head_dim 64, N:M sparse".
+[[nodiscard]] std::string describe(const AttentionTraits& traits);
+
+/// The problem of a validated call, with results still undefined.
+[[nodiscard]] AttentionProblem make_problem(const AttentionArgs& args);
 
 /// Validates, selects a backend and runs it. The mask is computed and returned if asked for, otherwise undefined.
 [[nodiscard]] AttentionMaskResult run_attention(const AttentionArgs& args, bool want_mask);

@@ -1,7 +1,6 @@
 // Meta kernels: shapes and dtypes without data, for torch.compile and shape inference. Lengths may be symbolic and are
 // not guarded on: one compiled graph serves all of them.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <array>
@@ -36,23 +35,22 @@ OperatorMaskResult meta_with_mask(const OperatorCall& call) {
   return {output, logsumexp, stats, mask};
 }
 
-OperatorResult meta_backward(const std::optional<at::Tensor>& /*grad_output*/,
-                             const std::optional<at::Tensor>& /*grad_logsumexp*/, const at::Tensor& q,
-                             const at::Tensor& k, const at::Tensor& v, const at::Tensor& /*logsumexp*/,
-                             const at::Tensor& /*mask*/, const at::Tensor& /*b_start_loc*/,
-                             const at::Tensor& /*b_seq_len*/, const std::optional<at::Tensor>& /*b_start_loc_k*/,
-                             const std::optional<at::Tensor>& /*b_seq_len_k*/, std::optional<double> /*softmax_scale*/,
-                             std::array<bool, 3> grad_mask) {
-  const auto like = [](const at::Tensor& t, bool wanted) {
-    return wanted ? at::empty_symint(t.sym_sizes(), t.options()) : at::Tensor();
+OperatorResult meta_backward(const OperatorCall& call, const std::optional<at::Tensor>& /*grad_output*/,
+                             const std::optional<at::Tensor>& /*grad_logsumexp*/, const at::Tensor& /*output*/,
+                             const at::Tensor& /*logsumexp*/, const std::optional<at::Tensor>& /*mask*/,
+                             const std::array<bool, 3>& wanted) {
+  const AttentionArgs& args = call.args;
+  validate_arguments(args);
+  const auto like = [](const at::Tensor& t, bool is_wanted) {
+    return is_wanted ? at::empty_symint(t.sym_sizes(), t.options()) : at::Tensor();
   };
-  return {like(q, grad_mask[0]), like(k, grad_mask[1]), like(v, grad_mask[2])};
+  return {like(args.q, wanted[0]), like(args.k, wanted[1]), like(args.v, wanted[2])};
 }
 
 TORCH_LIBRARY_IMPL(modelopt, Meta, m) {
   m.impl("attention", TORCH_FN(OperatorKernel<&meta>::call));
   m.impl("attention_with_mask", TORCH_FN(OperatorKernel<&meta_with_mask>::call));
-  m.impl("attention_backward", TORCH_FN(meta_backward));
+  m.impl("attention_backward", TORCH_FN(OperatorKernel<&meta_backward>::call));
 }
 
 }  // namespace

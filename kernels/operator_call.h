@@ -10,6 +10,7 @@
 #include <optional>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 namespace modelopt::kernels {
@@ -41,17 +42,19 @@ using OperatorResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 /// (output, logsumexp, stats, mask)
 using OperatorMaskResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
-/// Wraps Run(const OperatorCall&) into a function of the registered signature.
-template <auto Run>
-struct OperatorKernel {
-  using Result = decltype(Run(std::declval<const OperatorCall&>()));
+template <auto Run, typename Function = std::remove_const_t<decltype(Run)>>
+struct OperatorKernel;
 
-  static Result call(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& b_start_loc,
-                     const at::Tensor& b_seq_len, c10::SymInt max_input_len, bool is_causal,
-                     std::optional<double> softmax_scale, const std::optional<at::Tensor>& b_start_loc_k,
-                     const std::optional<at::Tensor>& b_seq_len_k, std::optional<c10::SymInt> max_input_len_k,
-                     std::int64_t sparsity_n, std::int64_t sparsity_m, std::int64_t num_sink_tokens,
-                     std::int64_t dense_window_size, std::int64_t sliding_window,
+/// Wraps Run(const OperatorCall&, leading...) into a function of the registered signature, whose schema has the leading
+/// arguments before those of the call.
+template <auto Run, typename Result, typename... Leading>
+struct OperatorKernel<Run, Result (*)(const OperatorCall&, Leading...)> {
+  static Result call(Leading... leading, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const at::Tensor& b_start_loc, const at::Tensor& b_seq_len, c10::SymInt max_input_len,
+                     bool is_causal, std::optional<double> softmax_scale,
+                     const std::optional<at::Tensor>& b_start_loc_k, const std::optional<at::Tensor>& b_seq_len_k,
+                     std::optional<c10::SymInt> max_input_len_k, std::int64_t sparsity_n, std::int64_t sparsity_m,
+                     std::int64_t num_sink_tokens, std::int64_t dense_window_size, std::int64_t sliding_window,
                      std::optional<double> skip_softmax_threshold, const std::optional<at::Tensor>& skip_softmax_lambda,
                      std::int64_t skip_softmax_br, std::int64_t skip_softmax_bc, bool collect_stats,
                      std::string_view phase, std::string_view backend) {
@@ -79,21 +82,21 @@ struct OperatorKernel {
                               .backend = std::string(backend)};
     call.max_input_len = std::move(max_input_len);
     call.max_input_len_k = std::move(max_input_len_k);
-    return Run(call);
+    return Run(call, leading...);
   }
 };
 
 /// Calls the registered operator `name` through PyTorch's dispatcher, from the dispatch keys that are active here.
-template <typename Result>
-[[nodiscard]] Result call_operator(const char* name, const OperatorCall& call) {
-  constexpr Result (*kNone)(const OperatorCall&) = nullptr;
+template <typename Result, typename... Leading>
+[[nodiscard]] Result call_operator(const char* name, const OperatorCall& call, const Leading&... leading) {
+  constexpr Result (*kNone)(const OperatorCall&, const Leading&...) = nullptr;
   using Signature = std::remove_pointer_t<decltype(&OperatorKernel<kNone>::call)>;
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
   const AttentionArgs& a = call.args;
-  return op.call(a.q, a.k, a.v, a.b_start_loc, a.b_seq_len, call.max_input_len, a.is_causal, a.softmax_scale,
-                 a.b_start_loc_k, a.b_seq_len_k, call.max_input_len_k, a.sparsity_n, a.sparsity_m, a.num_sink_tokens,
-                 a.dense_window_size, a.sliding_window, a.skip_softmax_threshold, a.skip_softmax_lambda,
-                 a.skip_softmax_br, a.skip_softmax_bc, a.collect_stats, a.phase, a.backend);
+  return op.call(leading..., a.q, a.k, a.v, a.b_start_loc, a.b_seq_len, call.max_input_len, a.is_causal,
+                 a.softmax_scale, a.b_start_loc_k, a.b_seq_len_k, call.max_input_len_k, a.sparsity_n, a.sparsity_m,
+                 a.num_sink_tokens, a.dense_window_size, a.sliding_window, a.skip_softmax_threshold,
+                 a.skip_softmax_lambda, a.skip_softmax_br, a.skip_softmax_bc, a.collect_stats, a.phase, a.backend);
 }
 
 }  // namespace modelopt::kernels

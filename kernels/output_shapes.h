@@ -33,5 +33,9 @@ template <typename Int>
 [[nodiscard]] Int mask_row_bytes(const Int& key_bound, const Int& total_kv) {
   return (smaller(key_bound, total_kv) + 7) / 8;
 }
+[[nodiscard]] inline std::int64_t mask_row_bytes(const AttentionArgs& args) {
+  const std::int64_t total_kv = args.k.size(0);
+  return mask_row_bytes(key_length_bound(args, args.max_input_len, args.max_input_len_k, total_kv), total_kv);
+}
 
 }  // namespace modelopt::kernels

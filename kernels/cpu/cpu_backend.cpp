@@ -1,6 +1,8 @@
 // The fast CPU backend: cuts the problem into tasks and lets threads take them, on the widest instruction set there is.
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,6 +16,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/attention_call.h"
 #include "kernels/cpu/attention_tasks.h"
+#include "kernels/reference/reference_backward.h"
 
 namespace modelopt::kernels {
 namespace cpu {
@@ -121,6 +124,25 @@ class CpuBackend final : public Backend {
     if (traits.device != c10::DeviceType::CPU) return "runs on CPU tensors only";
     if (!is_supported(traits.dtype)) return "takes fp32, fp16, bf16 and fp64";
     return std::nullopt;
+  }
+
+  [[nodiscard]] std::optional<std::string> unsupported_backward(const AttentionTraits& traits) const override {
+    return unsupported(traits);
+  }
+
+  void backward(const BackwardProblem& problem) const override {
+    BackwardProblem masked = problem;
+    if (!masked.forward.mask.defined()) {
+      AttentionProblem again = problem.forward;
+      std::int64_t keys = 0;
+      for (const Sequence& sequence : again.sequences) keys = std::max(keys, sequence.k_len);
+      again.output = at::empty_like(again.output);
+      again.logsumexp = at::empty_like(again.logsumexp);
+      again.mask = at::empty({again.q.size(0), again.q.size(1), (keys + 7) / 8}, again.q.options().dtype(at::kByte));
+      run(again);
+      masked.forward.mask = again.mask;
+    }
+    reference_backward(masked);
   }
 
   void run(const AttentionProblem& problem) const override {

@@ -1,6 +1,8 @@
 // The scalar reference: docs/semantics.md, line by line, in fp64 for every dtype. It shares no rule with the other
 // backends (its selection and its skip decision are its own): tests compare two independent readings of the text.
 #include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +11,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/reference/reference_backward.h"
 
 namespace modelopt::kernels {
 namespace {
@@ -276,6 +279,31 @@ class ReferenceBackend final : public Backend {
         for (std::int64_t h = 0; h < problem.q.size(1); ++h) ReferenceHead<scalar_t>(problem, b, h).run();
       }
     });
+  }
+
+  [[nodiscard]] std::optional<std::string> unsupported_backward(const AttentionTraits& traits) const override {
+    return unsupported(traits);
+  }
+  /// One row's decision costs far more than reading it.
+  [[nodiscard]] bool backward_reads_mask(const AttentionTraits&) const override { return true; }
+
+  void backward(const BackwardProblem& problem) const override {
+    BackwardProblem masked = problem;
+    if (!masked.forward.mask.defined()) masked.forward.mask = attended_mask(problem.forward);
+    reference_backward(masked);
+  }
+
+ private:
+  /// What the forward attended to, by running it again.
+  [[nodiscard]] at::Tensor attended_mask(AttentionProblem problem) const {
+    std::int64_t keys = 0;
+    for (const Sequence& sequence : problem.sequences) keys = std::max(keys, sequence.k_len);
+    problem.output = at::empty_like(problem.output);
+    problem.logsumexp = at::empty_like(problem.logsumexp);
+    problem.mask =
+        at::empty({problem.q.size(0), problem.q.size(1), (keys + 7) / 8}, problem.q.options().dtype(at::kByte));
+    run(problem);
+    return problem.mask;
   }
 };
 

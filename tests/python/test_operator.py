@@ -161,12 +161,13 @@ class RegistrationTest(unittest.TestCase):
             torch.library.opcheck(attention.default, args, {"sparsity_n": 1})
 
     def test_opcheck_of_backward(self):
-        q, k, v, start, length, *_ = problem([(7, 7), (5, 5)])
-        output, logsumexp, _, mask = torch.ops.modelopt.attention_with_mask(q, k, v, start, length, 7, sparsity_n=2)
+        args = problem([(7, 7), (5, 5)])[:6]
+        output, logsumexp, _, mask = torch.ops.modelopt.attention_with_mask(*args, sparsity_n=2)
         for wanted in ([True, True, True], [False, True, False]):
             for gradients in ((output, logsumexp), (output, None), (None, logsumexp)):
-                args = (*gradients, q, k, v, logsumexp, mask, start, length, None, None, None, wanted)
-                torch.library.opcheck(torch.ops.modelopt.attention_backward.default, args)
+                for stored in (mask, None):
+                    torch.library.opcheck(torch.ops.modelopt.attention_backward.default,
+                                          (*gradients, output, logsumexp, stored, wanted, *args), {"sparsity_n": 2})
 
     def test_meta_tensors(self):
         args = problem([(7, 7), (5, 12)], dtype=torch.float16)
@@ -337,19 +338,22 @@ class ErrorTest(unittest.TestCase):
                 attention(*args, **setting)
 
     def test_backward_refuses_tensors_that_do_not_belong_together(self):
-        q, k, v, start, length, *_ = problem([(7, 7), (5, 5)])
-        output, logsumexp, _, mask = torch.ops.modelopt.attention_with_mask(q, k, v, start, length, 7)
+        args = problem([(7, 7), (5, 5)])[:6]
+        output, logsumexp, _, mask = torch.ops.modelopt.attention_with_mask(*args)
 
-        def backward(grad_output=output, logsumexp=logsumexp, mask=mask):
-            torch.ops.modelopt.attention_backward(
-                grad_output, None, q, k, v, logsumexp, mask, start, length, None, None, None, [True] * 3)
+        def backward(grad_output=output, output=output, logsumexp=logsumexp, mask=mask):
+            torch.ops.modelopt.attention_backward(grad_output, None, output, logsumexp, mask, [True] * 3, *args)
 
         backward()
         with self.assertRaisesRegex(RuntimeError, r"grad_output has shape \[11, 4, 16\], expected \[12, 4, 16\]"):
             backward(grad_output=output[1:])
+        with self.assertRaisesRegex(RuntimeError, "grad_output has dtype Double, expected Float"):
+            backward(grad_output=output.double())
+        with self.assertRaisesRegex(RuntimeError, r"output has shape \[12, 3, 16\], expected \[12, 4, 16\]"):
+            backward(output=output[:, 1:])
         with self.assertRaisesRegex(RuntimeError, r"logsumexp has shape \[12, 2\], expected \[12, 4\]"):
             backward(logsumexp=logsumexp[:, :2])
-        with self.assertRaisesRegex(RuntimeError, "mask has 0 bytes per row, expected one bit for each of 7 keys"):
+        with self.assertRaisesRegex(RuntimeError, r"mask has shape \[12, 4, 0\], expected \[12, 4, 1\]"):
             backward(mask=mask[:, :, :0])
 
     def test_a_backend_that_cannot_run_says_why(self):
