@@ -5,6 +5,9 @@
 
 #include "kernels/cuda/attention_params.h"
 #include "kernels/cuda/launch.h"
+#if defined(__CUDACC__)
+#include "kernels/cuda/device_math.cuh"
+#endif
 
 namespace modelopt::kernels::cuda {
 
@@ -27,7 +30,6 @@ void count_visible_blocks(const AttentionParams& params, const VisibleBlocks& bl
 /// block). `offset` is the position of the sequence's first row.
 __device__ inline void mark_visible_block(const VisibleBlocks& blocks, const AttentionParams& p, int sequence, int head,
                                           int offset, int position, int first_key) {
-  const auto floor_div = [](int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); };
   const int query_block = floor_div(position, p.skip_br) - floor_div(offset, p.skip_br);
   const std::int64_t of_head = std::int64_t{sequence} * p.heads + head;
   blocks.marks[(of_head * blocks.query_blocks + query_block) * blocks.key_blocks + first_key / p.skip_bc] = 1;

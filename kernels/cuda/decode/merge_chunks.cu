@@ -8,8 +8,8 @@
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/decode/chunk_list.cuh"
 #include "kernels/cuda/decode/launch_decode.h"
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/fill_unowned_rows.cuh"
-#include "kernels/cuda/sm80/mma_sync.cuh"
 
 namespace modelopt::kernels::cuda::decode {
 namespace {
@@ -68,7 +68,7 @@ __device__ WeightedSum sum_of_team(const DecodeParams& d, const RowChunks& chunk
     const std::int64_t row = chunks.first + c * chunks.stride;
     const float2 softmax = d.partial_softmax[row];
     const float4 output = *reinterpret_cast<const float4*>(d.partial_output + row * d.attention.head_dim + element);
-    sum.add(sm80::exp2_approx((softmax.x - shift) * scale), softmax.y, output);
+    sum.add(exp2_approx((softmax.x - shift) * scale), softmax.y, output);
   }
   return sum;
 }
@@ -77,8 +77,8 @@ template <typename Element>
 __device__ void store(const AttentionParams& p, std::int64_t row, int element, const WeightedSum& sum) {
   const float inverse = sum.weights == 0.0f ? 0.0f : 1.0f / sum.weights;
   uint2 packed;
-  packed.x = sm80::pack<Element>(sum.output.x * inverse, sum.output.y * inverse);
-  packed.y = sm80::pack<Element>(sum.output.z * inverse, sum.output.w * inverse);
+  packed.x = pack<Element>(sum.output.x * inverse, sum.output.y * inverse);
+  packed.y = pack<Element>(sum.output.z * inverse, sum.output.w * inverse);
   *reinterpret_cast<uint2*>(static_cast<Element*>(p.output) + row * p.head_dim + element) = packed;
 }
 

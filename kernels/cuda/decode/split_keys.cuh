@@ -18,6 +18,7 @@
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/decode/chunk_list.cuh"
 #include "kernels/cuda/decode/launch_decode.h"
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/sm80/mma_sync.cuh"
 
 namespace modelopt::kernels::cuda::decode {
@@ -193,15 +194,15 @@ class ChunkAttention {
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
       largest = fmaxf(largest, maximum_[half]);
       const float shift = largest == kNegativeInfinity<float> ? 0.0f : largest;
-      const float rescale = sm80::exp2_approx((maximum_[half] - shift) * scale);
+      const float rescale = exp2_approx((maximum_[half] - shift) * scale);
       maximum_[half] = largest;
       for (float* pair : {a, b}) {
-        pair[0] = sm80::exp2_approx((pair[0] - shift) * scale);
-        pair[1] = sm80::exp2_approx((pair[1] - shift) * scale);
+        pair[0] = exp2_approx((pair[0] - shift) * scale);
+        pair[1] = exp2_approx((pair[1] - shift) * scale);
       }
       sum_[half] = sum_[half] * rescale + ((a[0] + a[1]) + (b[0] + b[1]));
-      weights[half] = sm80::pack<Element>(a[0], a[1]);
-      weights[2 + half] = sm80::pack<Element>(b[0], b[1]);
+      weights[half] = pack<Element>(a[0], a[1]);
+      weights[2 + half] = pack<Element>(b[0], b[1]);
 #pragma unroll
       for (auto& eight : output_) {
         eight[2 * half] *= rescale;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_params.h"
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/sm80/forward_params.h"
 #include "kernels/cuda/sm80/key_range.h"
 #include "kernels/selection.h"
@@ -27,9 +28,6 @@ __device__ inline std::uint32_t keys_above_negative_infinity(const float (&x)[kK
   }
   return bits;
 }
-
-/// floor(a / b) for b > 0.
-__device__ inline int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
 /// What one thread block of a forward kernel works on: a tile of query rows of one head of one sequence.
 struct BlockProblem {

@@ -1,5 +1,5 @@
-// Attention forward for fp32 inputs on the FMA units: exact first. A score is one chain of fused multiply-adds over
-// head_dim in ascending order.
+// Attention forward for fp32 inputs on the FMA units: exact first. No chain of roundings is long: scores are summed in
+// blocks (fp32_tile.cuh), weighted sums over the keys of a tile from 0 and then over the tiles.
 //
 // One block of 4 warps: kFp32QueryRows consecutive query rows of one head, 8 for each warp; one loop over tiles of 32
 // keys, counted from the sequence's first key. Lane l owns key l of the tile in the scores, and columns l, l + 32, … in
@@ -7,50 +7,24 @@
 // are not multiplied.
 //
 //   shared memory   Q tile | K tile (padded: an odd number of 16-byte pieces a row) | V tile; at most 97 KiB
-//   registers       8 rows x (kColumns outputs + score, maximum, sum, attended keys)
+//   registers       8 rows x (kColumns outputs + score, maximum, sum, factor, attended keys) + a tile's partial sums
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/sm80/attended_keys.cuh"
+#include "kernels/cuda/sm80/fp32_tile.cuh"
 #include "kernels/cuda/sm80/launch_forward.h"
 #include "kernels/cuda/sm80/select_2of4.h"
 
 namespace modelopt::kernels::cuda::sm80 {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kWarpRows = kFp32QueryRows / kWarps;
-constexpr int kTileKeys = 32;
 constexpr std::uint32_t kWarp = 0xFFFFFFFFu;
 
-/// Floats of a row of the Q and V tiles: head_dim, padded with zeros to whole float4.
-constexpr int row_floats(int head_dim) { return (head_dim + 3) / 4 * 4; }
-
-/// Floats of a row of the K tile, in which the lanes of a warp read the same float4 of 32 rows.
-constexpr int key_row_floats(int head_dim) { return (row_floats(head_dim) / 4 | 1) * 4; }
-
 constexpr int shared_floats(int head_dim) {
-  return (kFp32QueryRows + kTileKeys) * row_floats(head_dim) + kTileKeys * key_row_floats(head_dim);
-}
-
-/// Copies rows [row_begin, row_begin + rows) of a head; rows from row_end on and elements from head_dim on become 0.
-__device__ void copy_rows(float* tile, int pitch, int rows, const float* head, std::int64_t row_stride, int row_begin,
-                          int row_end, int head_dim) {
-  const int width = row_floats(head_dim);
-  for (int row = static_cast<int>(threadIdx.x) / 32; row < rows; row += kWarps) {
-    const bool inside = row_begin + row < row_end;
-    const float* source = head + (row_begin + row) * row_stride;
-    for (int d = static_cast<int>(threadIdx.x) % 32; d < width; d += 32) {
-      tile[row * pitch + d] = inside && d < head_dim ? source[d] : 0.0f;
-    }
-  }
-}
-
-__device__ const float* head_of(const void* data, Strides strides, int first_row, int head) {
-  return static_cast<const float*>(data) + first_row * strides.row + head * strides.head;
+  return (kFp32QueryRows + kFp32TileKeys) * row_floats(head_dim) + kFp32TileKeys * key_row_floats(head_dim);
 }
 
 /// The lane's key: whether the row keeps it. All lanes call it.
@@ -64,8 +38,8 @@ __device__ bool lane_key_kept(float x, std::uint32_t visible, int n) {
   return (keep_n_of_m<M>(group, visible >> first & ((1u << M) - 1), n) >> (lane - first) & 1) != 0;
 }
 
-/// What scale * log2(e) is beyond its rounding to fp32. Left out, all weights of a row would err the same way, and their
-/// sum with them.
+/// What scale * log2(e) is beyond its rounding to fp32. Left out, all weights of a row would err the same way, and
+/// their sum with them.
 __device__ float rest_of_scale(float scale, float scale_log2) {
   constexpr float kLog2E = 1.44269504f, kLog2ERest = 1.92596303e-8f;
   return __fmaf_rn(scale, kLog2E, -scale_log2) + scale * kLog2ERest;
@@ -76,9 +50,54 @@ __device__ float scaled(float difference, float scale_log2, float rest) {
   return isinf(difference) ? difference : __fmaf_rn(difference, scale_log2, __fmul_rn(difference, rest));
 }
 
+/// Rescales the outputs of a warp's rows and adds a tile's weighted values: the lane's weights are those of its key,
+/// its columns lane, lane + 32, …. The sums of even and of odd keys are chains of their own, from 0. Few rows and at
+/// most four columns at a time: more partial sums would not fit into registers.
+template <int kColumns>
+__device__ void add_values(float (&output)[kFp32WarpRows][kColumns], const float (&factor)[kFp32WarpRows],
+                           const float (&weights)[kFp32WarpRows], const std::uint32_t (&attended)[kFp32WarpRows],
+                           const float* values, int head_dim) {
+  constexpr int kRows = 4, kGroup = kColumns < 4 ? kColumns : 4;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int width = row_floats(head_dim);
+#pragma unroll
+  for (int row = 0; row < kFp32WarpRows; row += kRows) {
+#pragma unroll
+    for (int column = 0; column < kColumns; column += kGroup) {
+      float part[2][kRows][kGroup] = {};
+      for (int key = 0; key < kFp32TileKeys; key += 2) {
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+          float value[kGroup];
+#pragma unroll
+          for (int c = 0; c < kGroup; ++c) {
+            const int d = lane + 32 * (column + c);
+            value[c] = d < head_dim ? values[(key + odd) * width + d] : 0.0f;
+          }
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+            const float weight = __shfl_sync(kWarp, weights[row + r], key + odd);
+            if ((attended[row + r] >> (key + odd) & 1) == 0) continue;
+#pragma unroll
+            for (int c = 0; c < kGroup; ++c) part[odd][r][c] = __fmaf_rn(weight, value[c], part[odd][r][c]);
+          }
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int c = 0; c < kGroup; ++c) {
+          float& sum = output[row + r][column + c];
+          sum = __fmaf_rn(sum, factor[row + r], part[0][r][c] + part[1][r][c]);
+        }
+      }
+    }
+  }
+}
+
 /// kColumns * 32 >= head_dim.
 template <int kColumns>
-__global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__ ForwardParams params) {
+__global__ void __launch_bounds__(kFp32Threads) forward_fp32(const __grid_constant__ ForwardParams params) {
   extern __shared__ __align__(16) float shared_fp32[];
   const AttentionParams& p = params.attention;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -101,7 +120,7 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
   const int key_pitch = key_row_floats(p.head_dim);
   float* queries = shared_fp32;
   float* keys = queries + kFp32QueryRows * width;
-  float* values = keys + kTileKeys * key_pitch;
+  float* values = keys + kFp32TileKeys * key_pitch;
   const int kv_head = head / (p.heads / p.kv_heads);
   const float* k = head_of(p.k, p.k_strides, s.k_start, kv_head);
   const float* v = head_of(p.v, p.v_strides, s.k_start, kv_head);
@@ -111,40 +130,31 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
   copy_rows(queries, width, kFp32QueryRows, head_of(p.q, p.q_strides, s.q_start, head), p.q_strides.row, row_begin,
             s.q_len, p.head_dim);
 
-  const int first_row = row_begin + warp * kWarpRows;
+  const int first_row = row_begin + warp * kFp32WarpRows;
   const float scale_log2 = params.scale_log2;
   const float scale_log2_rest = rest_of_scale(p.scale, scale_log2);
-  float maximum[kWarpRows], sum[kWarpRows], output[kWarpRows][kColumns];
+  float maximum[kFp32WarpRows], sum[kFp32WarpRows], output[kFp32WarpRows][kColumns];
 #pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
+  for (int r = 0; r < kFp32WarpRows; ++r) {
     maximum[r] = kNegativeInfinity<float>;
     sum[r] = 0.0f;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) output[r][c] = 0.0f;
   }
 
-  for (int tile_key = first_key / kTileKeys * kTileKeys; tile_key < end_key; tile_key += kTileKeys) {
+  for (int tile_key = first_key / kFp32TileKeys * kFp32TileKeys; tile_key < end_key; tile_key += kFp32TileKeys) {
     __syncthreads();  // all warps are done with the tiles before
-    copy_rows(keys, key_pitch, kTileKeys, k, p.k_strides.row, tile_key, s.k_len, p.head_dim);
-    copy_rows(values, width, kTileKeys, v, p.v_strides.row, tile_key, s.k_len, p.head_dim);
+    copy_rows(keys, key_pitch, kFp32TileKeys, k, p.k_strides.row, tile_key, s.k_len, p.head_dim);
+    copy_rows(values, width, kFp32TileKeys, v, p.v_strides.row, tile_key, s.k_len, p.head_dim);
     __syncthreads();
 
-    float x[kWarpRows] = {};
-    for (int d = 0; d < width; d += 4) {
-      const float4 key = *reinterpret_cast<const float4*>(keys + lane * key_pitch + d);
-#pragma unroll
-      for (int r = 0; r < kWarpRows; ++r) {
-        const float4 query = *reinterpret_cast<const float4*>(queries + (warp * kWarpRows + r) * width + d);
-        x[r] = __fmaf_rn(query.x, key.x, x[r]);
-        x[r] = __fmaf_rn(query.y, key.y, x[r]);
-        x[r] = __fmaf_rn(query.z, key.z, x[r]);
-        x[r] = __fmaf_rn(query.w, key.w, x[r]);
-      }
-    }
+    float x[kFp32WarpRows];
+    score_rows(x, queries + warp * kFp32WarpRows * width, keys + lane * key_pitch, width);
 
-    std::uint32_t attended[kWarpRows];  // by the row, of the tile's 32 keys
+    std::uint32_t attended[kFp32WarpRows];  // by the row, of the tile's 32 keys
+    float factor[kFp32WarpRows];            // what the sums before the tile are worth now
 #pragma unroll
-    for (int r = 0; r < kWarpRows; ++r) {
+    for (int r = 0; r < kFp32WarpRows; ++r) {
       const int i = first_row + r;
       const int position = i + offset;
       const int key = tile_key + lane;
@@ -166,32 +176,17 @@ __global__ void __launch_bounds__(kThreads) forward_fp32(const __grid_constant__
       for (int step = 16; step > 0; step /= 2) raised = larger_or_nan(raised, __shfl_xor_sync(kWarp, raised, step));
       // The difference is taken before scaling: exact for scores of any size. While the maximum is -inf all is 0.
       const float reference = raised == kNegativeInfinity<float> ? 0.0f : raised;
-      const float factor = exp2f(scaled(__fsub_rn(maximum[r], reference), scale_log2, scale_log2_rest));  // 1 if nothing changed
-      x[r] = exp2f(scaled(__fsub_rn(attends ? x[r] : kNegativeInfinity<float>, reference), scale_log2, scale_log2_rest));
+      factor[r] = exp2f(scaled(__fsub_rn(maximum[r], reference), scale_log2, scale_log2_rest));  // 1 if nothing changed
+      x[r] =
+          exp2f(scaled(__fsub_rn(attends ? x[r] : kNegativeInfinity<float>, reference), scale_log2, scale_log2_rest));
       maximum[r] = raised;
-      sum[r] = __fadd_rn(__fmul_rn(sum[r], factor), x[r]);
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) output[r][c] = __fmul_rn(output[r][c], factor);
+      sum[r] = __fmaf_rn(sum[r], factor[r], x[r]);
     }
-
-    for (int key = 0; key < kTileKeys; ++key) {
-      float value[kColumns];
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        value[c] = lane + 32 * c < p.head_dim ? values[key * width + lane + 32 * c] : 0.0f;
-      }
-#pragma unroll
-      for (int r = 0; r < kWarpRows; ++r) {
-        const float weight = __shfl_sync(kWarp, x[r], key);
-        if ((attended[r] >> key & 1) == 0) continue;
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) output[r][c] = __fmaf_rn(weight, value[c], output[r][c]);
-      }
-    }
+    add_values<kColumns>(output, factor, x, attended, values, p.head_dim);
   }
 
 #pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
+  for (int r = 0; r < kFp32WarpRows; ++r) {
     const int i = first_row + r;
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) sum[r] += __shfl_xor_sync(kWarp, sum[r], step);
@@ -218,7 +213,7 @@ void launch(const ForwardParams& params, cudaStream_t stream) {
                       "asking for ", bytes, " bytes of shared memory a block");
   const auto blocks = static_cast<unsigned>(params.query_tiles) * static_cast<unsigned>(p.heads) *
                       static_cast<unsigned>(p.batch);  // fits: run_sm80 checked it
-  forward_fp32<kColumns><<<blocks, kThreads, bytes, stream>>>(params);
+  forward_fp32<kColumns><<<blocks, kFp32Threads, bytes, stream>>>(params);
   MODELOPT_CUDA_CHECK(cudaGetLastError(), "launching forward_fp32 with ", blocks, " blocks, head_dim ", p.head_dim);
 }
 

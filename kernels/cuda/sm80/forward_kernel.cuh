@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_params.h"
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/sm80/attended_keys.cuh"
 #include "kernels/cuda/sm80/forward_config.h"
 #include "kernels/cuda/sm80/forward_params.h"

@@ -1,6 +1,7 @@
 // Online softmax over the rows of a warp, in the layout of the accumulators of mma.m16n8k16.
 #pragma once
 
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/sm80/mma_sync.cuh"
 #include "kernels/cuda/sm80/select_2of4.h"
 #include "kernels/selection.h"
