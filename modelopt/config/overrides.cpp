@@ -50,7 +50,7 @@ Assignment parse_assignment(const std::string& text, std::string_view origin) {
 // The key under which the rule has this field already (perhaps by its other name), or the field's name as given.
 std::string key_in(const ordered_json& rule, const std::string& field) {
   for (const MethodDescriptor& method : method_descriptors()) {
-    for (const FieldDescriptor& known : method.fields) {
+    for (const Field<MethodConfig>& known : method.fields) {
       if (known.alias.empty() || (known.name != field && known.alias != field)) continue;
       for (const std::string_view key : {known.name, known.alias})
         if (rule.contains(key)) return std::string(key);

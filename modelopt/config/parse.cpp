@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -19,14 +18,6 @@ namespace modelopt::config {
 namespace {
 
 using nlohmann::ordered_json;
-
-constexpr std::size_t kMaxShownValue = 60;
-
-std::string shown(const ordered_json& value) {
-  std::string text = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-  if (text.size() > kMaxShownValue) text = text.substr(0, kMaxShownValue) + "…";
-  return text;
-}
 
 // Walks the JSON of a configuration once and collects everything that is wrong with it.
 class Reader {
@@ -53,6 +44,7 @@ class Reader {
       }
     }
     if (!root.contains("sparse_cfg")) problem("$.sparse_cfg", "missing", "an object of patterns");
+    check_chunks(config);
     return config;
   }
 
@@ -91,8 +83,7 @@ class Reader {
     for (const auto& [key, value] : json.items()) {
       const std::string rule_path = json_path(path, key);
       if (key == "calibration") {
-        problem(rule_path, str(shown(value), " is not built yet"),
-                "no calibration: it comes with the skip-softmax methods");
+        if (is_object(rule_path, value)) config.calibration = read_calibration(rule_path, value);
       } else if (key == "default") {
         config.default_rule = read_rule(rule_path, value);
       } else {
@@ -150,50 +141,99 @@ class Reader {
   MethodConfig read_parameters(std::string_view path, const ordered_json& json, const MethodDescriptor& descriptor,
                                const MethodAlias& method_name) {
     MethodConfig method = descriptor.defaults;
-    std::set<std::string_view> unread;  // fields whose value could not be taken
+    const auto known_keys = [&] {
+      std::vector<std::string_view> keys = {"method", "enable", "backend"};
+      for (const Field<MethodConfig>& field : descriptor.fields) keys.push_back(field.name);
+      return one_of(keys);
+    };
+    std::set<std::string_view> unread;
     for (const auto& [key, value] : json.items()) {
       if (is_common_key(key)) continue;
-      const std::string key_path = json_path(path, key);
-      const auto field =
-          std::find_if(descriptor.fields.begin(), descriptor.fields.end(), [&key = key](const auto& candidate) {
-            return candidate.name == key || (!candidate.alias.empty() && candidate.alias == key);
-          });
       if (key == "backend") {
-        read_backend(key_path, value, descriptor, method_name, method);
-      } else if (field == descriptor.fields.end()) {
-        unknown_key(key_path, value, known_keys(descriptor));
-      } else if (key == field->alias && json.contains(field->name)) {
-        problem(key_path, shown(value), str("either ", field->name, " or its alias ", field->alias, ", not both"));
-      } else if (!read_integer(key_path, value, *field, method)) {
-        unread.insert(field->name);
+        read_backend(json_path(path, key), value, descriptor, method_name, method);
+      } else {
+        read_field(path, json, key, descriptor.fields, known_keys, method, unread);
       }
     }
-    report_out_of_range(path, json, descriptor, method, unread);
+    report(path, json, descriptor.fields, validate(method), unread);
     return method;
   }
 
-  bool read_integer(std::string_view path, const ordered_json& value, const FieldDescriptor& field,
-                    MethodConfig& method) {
-    const bool fits =
-        value.is_number_integer() &&
-        !(value.is_number_unsigned() && value.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max());
-    if (fits) {
-      field.set(method, value.get<std::int64_t>());
-    } else {
-      problem(path, shown(value), expected_values(field));
-    }
-    return fits;
+  CalibrationConfig read_calibration(std::string_view path, const ordered_json& json) {
+    CalibrationConfig calibration;
+    const auto& fields = calibration_fields();
+    const auto known_keys = [&] {
+      std::vector<std::string_view> keys;
+      for (const Field<CalibrationConfig>& field : fields) keys.push_back(field.name);
+      return one_of(keys);
+    };
+    std::set<std::string_view> unread;
+    for (const auto& [key, value] : json.items()) read_field(path, json, key, fields, known_keys, calibration, unread);
+    report(path, json, fields, validate(calibration), unread);
+    return calibration;
   }
 
-  void report_out_of_range(std::string_view path, const ordered_json& json, const MethodDescriptor& descriptor,
-                           const MethodConfig& method, const std::set<std::string_view>& unread) {
-    for (const FieldProblem& found : validate(method)) {
-      const auto field = std::find_if(descriptor.fields.begin(), descriptor.fields.end(),
-                                      [&](const auto& candidate) { return candidate.name == found.field; });
+  // Reads the value of `key` into its field. A field whose value could not be taken is added to `unread`.
+  template <typename Owner, typename KnownKeys>
+  void read_field(std::string_view path, const ordered_json& json, const std::string& key,
+                  const std::vector<Field<Owner>>& fields, KnownKeys known_keys, Owner& owner,
+                  std::set<std::string_view>& unread) {
+    const ordered_json& value = json[key];
+    const std::string key_path = json_path(path, key);
+    const auto field = std::find_if(fields.begin(), fields.end(), [&](const Field<Owner>& candidate) {
+      return candidate.name == key || (!candidate.alias.empty() && candidate.alias == key);
+    });
+    if (field == fields.end()) {
+      unknown_key(key_path, value, known_keys());
+    } else if (key == field->alias && json.contains(field->name)) {
+      problem(key_path, shown(value), str("either ", field->name, " or its alias ", field->alias, ", not both"));
+    } else if (const auto other = contradicted(json, fields, *field)) {
+      problem(key_path, shown(value), str("either ", *other, " or ", field->name, ", not both"));
+    } else if (!(value.is_null() && field->nullable) && !field->set(owner, value)) {
+      for (const ValueProblem& found : field->domain.problems(value))
+        problem(key_path + found.path, found.value, found.expectation);
+      unread.insert(field->name);
+    }
+  }
+
+  // An earlier field that excludes this one, and has a value too.
+  template <typename Owner>
+  static std::optional<std::string_view> contradicted(const ordered_json& json, const std::vector<Field<Owner>>& fields,
+                                                      const Field<Owner>& field) {
+    if (field.one_of.empty()) return std::nullopt;
+    for (const auto& [key, value] : json.items()) {
+      if (key == field.name) return std::nullopt;
+      for (const Field<Owner>& other : fields)
+        if (other.name == key && other.one_of == field.one_of) return other.name;
+    }
+    return std::nullopt;
+  }
+
+  template <typename Owner>
+  void report(std::string_view path, const ordered_json& json, const std::vector<Field<Owner>>& fields,
+              const std::vector<FieldProblem>& problems, const std::set<std::string_view>& unread) {
+    for (const FieldProblem& found : problems) {
+      const auto field = std::find_if(fields.begin(), fields.end(),
+                                      [&](const Field<Owner>& candidate) { return candidate.name == found.field; });
       if (unread.contains(field->name) || unread.contains(field->below)) continue;
       const std::string_view key =
           json.contains(field->name) || !json.contains(field->alias) ? field->name : field->alias;
-      problem(json_path(path, key), str(found.value), found.expectation);
+      problem(json_path(path, key) + found.path, found.value, found.expectation);
+    }
+  }
+
+  // Chunks that cut a query block would count other blocks.
+  void check_chunks(const SparseAttentionConfig& config) {
+    if (!config.calibration || config.calibration->chunk_size == -1) return;
+    std::vector<const Rule*> rules = {&config.default_rule};
+    for (const PatternRule& entry : config.rules) rules.push_back(&entry.rule);
+    for (const Rule* rule : rules) {
+      const SkipSoftmaxConfig* parameters =
+          rule->enable && rule->method ? skip_softmax_parameters(*rule->method) : nullptr;
+      if (parameters == nullptr || parameters->br < 1 || config.calibration->chunk_size % parameters->br == 0) continue;
+      problem("$.sparse_cfg.calibration.chunk_size", str(config.calibration->chunk_size),
+              str("-1 or a multiple of br = ", parameters->br));
+      return;
     }
   }
 
@@ -221,15 +261,15 @@ class Reader {
     problem(path, shown(value), str(one_of(accepted), " with method ", method_name.name));
   }
 
-  static std::string known_keys(const MethodDescriptor& descriptor) {
-    std::vector<std::string_view> keys = {"method", "enable", "backend"};
-    for (const FieldDescriptor& field : descriptor.fields) keys.push_back(field.name);
-    return one_of(keys);
-  }
-
   std::string_view origin_;
   std::vector<std::string> problems_;
 };
+
+template <typename Owner>
+void add_fields(ordered_json& json, const std::vector<Field<Owner>>& fields, const Owner& owner) {
+  for (const Field<Owner>& field : fields)
+    if (ordered_json value = field.get(owner); !value.is_null()) json[std::string(field.name)] = std::move(value);
+}
 
 ordered_json to_json(const Rule& rule) {
   ordered_json json = rule.method ? to_json(*rule.method) : ordered_json::object();
@@ -285,7 +325,7 @@ SparseAttentionConfig load_config(const std::string& name_or_file, const std::ve
 ordered_json to_json(const MethodConfig& method) {
   const MethodDescriptor& descriptor = descriptor_of(method);
   ordered_json json = {{"method", descriptor.name}};
-  for (const FieldDescriptor& field : descriptor.fields) json[std::string(field.name)] = field.get(method);
+  add_fields(json, descriptor.fields, method);
   json["backend"] = to_string(descriptor.get_backend(method));
   return json;
 }
@@ -295,6 +335,7 @@ ordered_json to_json(const SparseAttentionConfig& config) {
   if (!config.name.empty()) json["name"] = config.name;
   if (!config.description.empty()) json["description"] = config.description;
   ordered_json& sparse_cfg = json["sparse_cfg"] = ordered_json::object();
+  if (config.calibration) add_fields(sparse_cfg["calibration"], calibration_fields(), *config.calibration);
   for (const PatternRule& entry : config.rules) sparse_cfg[entry.pattern] = to_json(entry.rule);
   sparse_cfg["default"] = to_json(config.default_rule);
   return json;

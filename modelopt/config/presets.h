@@ -19,6 +19,11 @@ struct Preset {
   operator config::SparseAttentionConfig() const { return config(); }
 };
 
+extern const Preset SKIP_SOFTMAX_DEFAULT;
+extern const Preset SKIP_SOFTMAX_CALIB;
+extern const Preset SKIP_SOFTMAX_CALIB_SPARSE24;
+extern const Preset SKIP_SOFTMAX_TRITON_DEFAULT;
+extern const Preset SKIP_SOFTMAX_TRITON_CALIB;
 extern const Preset SPARSE_SOFTMAX_DEFAULT;
 extern const Preset SPARSE_SOFTMAX_1_4;
 extern const Preset SPARSE_SOFTMAX_3_4;

@@ -18,7 +18,8 @@ constexpr std::string_view kSparseCfg =
     "attention modules only, in the order of the file; a later match replaces an earlier one whole.";
 constexpr std::string_view kDefaultRule = "The rule of attention modules that no pattern matches; dense if absent.";
 constexpr std::string_view kCalibration =
-    "Reserved: calibration comes with the skip-softmax methods, which are not built yet.";
+    "How `modelopt calibrate` is to find the thresholds of the skip-softmax rules. Applying a configuration that has "
+    "this block and no calibration is an error.";
 constexpr std::string_view kEnable = "false leaves the modules of this rule dense.";
 constexpr std::string_view kMethod = "The method, by its name or an alias.";
 constexpr std::string_view kBackend =
@@ -44,16 +45,29 @@ ordered_json spellings(const std::vector<MethodBackend>& backends) {
   return list;
 }
 
-ordered_json field_schema(const FieldDescriptor& field, const MethodConfig& defaults) {
-  ordered_json json = {{"title", field.title}, {"description", field.description}, {"type", "integer"}};
-  if (field.choices.empty()) {
-    json["minimum"] = field.minimum;
-    json["maximum"] = field.maximum;
-  } else {
-    json["enum"] = field.choices;
+template <typename Owner>
+ordered_json field_schema(const Field<Owner>& field, const Owner& defaults) {
+  ordered_json json = {{"title", field.title}, {"description", field.description}};
+  json.update(field.domain.schema);
+  if (field.nullable) {
+    ordered_json nullable = {{"title", field.title}, {"description", field.description}};
+    nullable["anyOf"] = {field.domain.schema, {{"type", "null"}}};
+    json = std::move(nullable);
   }
-  json["default"] = field.get(defaults);
+  if (ordered_json value = field.get(defaults); !value.is_null()) json["default"] = std::move(value);
   return json;
+}
+
+template <typename Owner>
+ordered_json field_properties(const std::vector<Field<Owner>>& fields, const Owner& defaults) {
+  ordered_json properties = ordered_json::object();
+  for (const Field<Owner>& field : fields) {
+    properties[std::string(field.name)] = field_schema(field, defaults);
+    if (field.alias.empty()) continue;
+    properties[std::string(field.alias)] = field_schema(field, defaults);
+    properties[std::string(field.alias)]["description"] = str("Alias of ", field.name, ".");
+  }
+  return properties;
 }
 
 ordered_json method_names(const MethodDescriptor& method) {
@@ -72,13 +86,18 @@ ordered_json if_equal(std::string_view key, const ordered_json& value, bool is_d
 // What ties several keys of a rule together.
 ordered_json method_conditions(const MethodDescriptor& method) {
   ordered_json conditions = ordered_json::array();
-  for (const FieldDescriptor& field : method.fields) {
+  for (const Field<MethodConfig>& field : method.fields) {
     if (!field.alias.empty()) conditions.push_back({{"not", {{"required", {field.name, field.alias}}}}});
+    for (const Field<MethodConfig>& other : method.fields) {
+      if (&other == &field) break;
+      if (!field.one_of.empty() && field.one_of == other.one_of)
+        conditions.push_back({{"not", {{"required", {other.name, field.name}}}}});
+    }
     if (field.below.empty()) continue;
     const auto bound = std::find_if(method.fields.begin(), method.fields.end(),
-                                    [&](const FieldDescriptor& other) { return other.name == field.below; });
-    for (const std::int64_t value : bound->choices) {
-      conditions.push_back({{"if", if_equal(bound->name, value, value == bound->get(method.defaults))},
+                                    [&](const Field<MethodConfig>& other) { return other.name == field.below; });
+    for (const std::int64_t value : bound->domain.choices) {
+      conditions.push_back({{"if", if_equal(bound->name, value, bound->get(method.defaults) == value)},
                             {"then", {{"properties", {{field.name, {{"maximum", value - 1}}}}}}}});
     }
   }
@@ -92,12 +111,7 @@ ordered_json method_conditions(const MethodDescriptor& method) {
 
 ordered_json method_schema(const MethodDescriptor& method) {
   ordered_json properties = {{"method", {{"description", kMethod}, {"enum", method_names(method)}}}};
-  for (const FieldDescriptor& field : method.fields) {
-    properties[std::string(field.name)] = field_schema(field, method.defaults);
-    if (field.alias.empty()) continue;
-    properties[std::string(field.alias)] = field_schema(field, method.defaults);
-    properties[std::string(field.alias)]["description"] = str("Alias of ", field.name, ".");
-  }
+  properties.update(field_properties(method.fields, method.defaults));
   properties["backend"] = {{"description", kBackend},
                            {"enum", spellings(method.backends)},
                            {"default", to_string(method.get_backend(method.defaults))}};
@@ -118,6 +132,13 @@ ordered_json dense_schema() {
           {"required", {"enable"}}, {"additionalProperties", false}};
 }
 
+ordered_json calibration_schema() {
+  ordered_json json = described("object", kCalibration);
+  json["properties"] = field_properties(calibration_fields(), CalibrationConfig{});
+  json["additionalProperties"] = false;
+  return json;
+}
+
 // --- Markdown ----------------------------------------------------------------------------------------------
 
 std::string code(std::string_view text) { return str('`', text, '`'); }
@@ -134,8 +155,17 @@ std::string header(const std::vector<std::string>& cells) {
   return line + "\n";
 }
 
-std::string values_of(const FieldDescriptor& field) {
-  return field.below.empty() ? expected_values(field) : str(expected_values(field), ", less than ", code(field.below));
+template <typename Owner>
+std::string field_rows(const std::vector<Field<Owner>>& fields, const Owner& defaults) {
+  std::string rows;
+  for (const Field<Owner>& field : fields) {
+    const ordered_json value = field.get(defaults);
+    const std::string values = field.below.empty() ? field.domain.expectation
+                                                   : str(field.domain.expectation, ", less than ", code(field.below));
+    rows += row({code(field.name), field.alias.empty() ? "" : code(field.alias), values,
+                 value.is_null() ? "" : code(value.dump()), std::string(field.description)});
+  }
+  return rows;
 }
 
 std::string method_markdown(const MethodDescriptor& method) {
@@ -146,10 +176,7 @@ std::string method_markdown(const MethodDescriptor& method) {
   }
   std::string text = str("### ", method.title, "\n\n`method`: ", one_of(names), ". ", method.description, "\n\n");
   text += header({"key", "alias", "values", "default", "meaning"});
-  for (const FieldDescriptor& field : method.fields) {
-    text += row({code(field.name), field.alias.empty() ? "" : code(field.alias), values_of(field),
-                 code(str(field.get(method.defaults))), std::string(field.description)});
-  }
+  text += field_rows(method.fields, method.defaults);
   std::vector<std::string> backends;
   for (const MethodBackend backend : method.backends) backends.push_back(code(to_string(backend)));
   text += row({code("backend"), "", one_of(backends), code(to_string(method.get_backend(method.defaults))),
@@ -171,8 +198,7 @@ ordered_json configuration_schema() {
   ordered_json default_rule = ref("rule");
   default_rule["description"] = kDefaultRule;
   ordered_json sparse_cfg = described("object", kSparseCfg);
-  sparse_cfg["properties"] = {{"default", std::move(default_rule)},
-                              {"calibration", {{"description", kCalibration}, {"not", ordered_json::object()}}}};
+  sparse_cfg["properties"] = {{"default", std::move(default_rule)}, {"calibration", calibration_schema()}};
   sparse_cfg["propertyNames"] = {{"minLength", 1}};
   sparse_cfg["additionalProperties"] = ref("rule");
 
@@ -198,11 +224,13 @@ std::string configuration_reference_markdown() {
   text += "\n### Keys of `sparse_cfg`\n\n" + header({"key", "values", "meaning"});
   text += row({"any pattern", "rule", "The rule of the attention modules that the pattern matches."});
   text += row({code("default"), "rule", std::string(kDefaultRule)});
-  text += row({code("calibration"), "none", std::string(kCalibration)});
+  text += row({code("calibration"), "object", std::string(kCalibration)});
   text += "\n### Keys of every rule\n\n" + header({"key", "values", "default", "meaning"});
   text += row({code("enable"), "true or false", code("true"), std::string(kEnable)});
   text += row({code("method"), known_method_names(), "required if enabled", std::string(kMethod)});
   for (const MethodDescriptor& method : method_descriptors()) text += "\n" + method_markdown(method);
+  text += "\n### Keys of `calibration`\n\n" + header({"key", "alias", "values", "default", "meaning"});
+  text += field_rows(calibration_fields(), CalibrationConfig{});
   return text;
 }
 

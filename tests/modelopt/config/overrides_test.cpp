@@ -85,10 +85,18 @@ TEST_CASE("no assignment builds what a file could not say") {
             R"(.backend: "eager", expected fused or triton with method triton_sparse_softmax)");
   CHECK(message_of({"*attn*.nonsense=1"})
             .starts_with("test with *attn*.nonsense=1: " + rule + ".nonsense: unknown key (value 1)"));
-  CHECK(message_of({"calibration.samples=64"}) ==
-        "test with calibration.samples=64: $.sparse_cfg.calibration: {\"samples\":64} is not built yet, expected no "
-        "calibration: "
-        "it comes with the skip-softmax methods");
+  CHECK(message_of({"calibration.samples=many"}) ==
+        "test with calibration.samples=many: $.sparse_cfg.calibration.samples: \"many\", expected an integer from 1 to "
+        "2147483647");
+  CHECK(message_of({"calibration.sample=64"})
+            .starts_with("test with calibration.sample=64: $.sparse_cfg.calibration.sample: unknown key (value 64)"));
+}
+
+TEST_CASE("the calibration block is set by its fields") {
+  const auto config = with({"calibration.samples=8", "calibration.target_sparse_ratio={\"prefill\": 0.3}"});
+  REQUIRE(config.calibration);
+  CHECK(config.calibration->samples == 8);
+  CHECK(config.calibration->target_sparse_ratio == PhaseTargets{.prefill = 0.3, .decode = std::nullopt});
 }
 
 TEST_CASE("assignments without the form, or for no rule, are refused") {

@@ -14,12 +14,13 @@ using namespace modelopt::config;
 
 namespace {
 
-SparseSoftmaxConfig parameters(const SparseAttentionConfig& config) {
+template <typename Config = SparseSoftmaxConfig>
+Config parameters(const SparseAttentionConfig& config) {
   REQUIRE(config.rules.size() == 1);
   REQUIRE(config.rules[0].pattern == "*attn*");
   REQUIRE(config.rules[0].rule.enable);
   REQUIRE_FALSE(config.default_rule.enable);
-  return std::get<SparseSoftmaxConfig>(config.rules[0].rule.method.value());
+  return std::get<Config>(config.rules[0].rule.method.value());
 }
 
 }  // namespace
@@ -33,6 +34,30 @@ TEST_CASE("the presets are what their names say") {
         SparseSoftmaxConfig{2, 4, 64, 256, MethodBackend::kFused});
   CHECK(parameters(presets::SPARSE_SOFTMAX_SINK64_WINDOW1024) ==
         SparseSoftmaxConfig{2, 4, 64, 1024, MethodBackend::kFused});
+}
+
+TEST_CASE("the skip-softmax presets have upstream's numbers") {
+  FlashSkipSoftmaxConfig flash;
+  flash.parameters.collect_stats = true;
+  CHECK(flash.parameters.threshold == SkipThreshold(PhaseThresholds{.prefill = {1e-3}, .decode = {1e-4}}));
+  CHECK(parameters<FlashSkipSoftmaxConfig>(presets::SKIP_SOFTMAX_DEFAULT) == flash);
+  CHECK_FALSE(presets::SKIP_SOFTMAX_DEFAULT.config().calibration);
+  CHECK(parameters<SkipSoftmaxConfig>(presets::SKIP_SOFTMAX_TRITON_DEFAULT) == SkipSoftmaxConfig{.threshold = 0.1});
+
+  const CalibrationConfig chunked{.samples = 64, .max_seqlen = 16384, .chunk_size = 4096};
+  CHECK(chunked.target_sparse_ratio == PhaseTargets{.prefill = 0.5, .decode = 0.5});
+  CHECK(parameters<FlashSkipSoftmaxConfig>(presets::SKIP_SOFTMAX_CALIB) == flash);
+  CHECK(presets::SKIP_SOFTMAX_CALIB.config().calibration == chunked);
+
+  FlashSkipSoftmaxConfig combined = flash;
+  combined.parameters.sparsity_n = 2;
+  combined.parameters.export_sparse_softmax = true;
+  CHECK(parameters<FlashSkipSoftmaxConfig>(presets::SKIP_SOFTMAX_CALIB_SPARSE24) == combined);
+  CHECK(presets::SKIP_SOFTMAX_CALIB_SPARSE24.config().calibration == chunked);
+
+  CHECK(parameters<SkipSoftmaxConfig>(presets::SKIP_SOFTMAX_TRITON_CALIB) == SkipSoftmaxConfig{});
+  CHECK(presets::SKIP_SOFTMAX_TRITON_CALIB.config().calibration ==
+        CalibrationConfig{.samples = 64, .max_seqlen = 16384, .chunk_size = -1});
 }
 
 TEST_CASE("the presets are the files of configs/, word for word") {

@@ -30,6 +30,21 @@ TEST_CASE("every parameter has a title, a description, a default and a range in 
   CHECK(method["properties"]["sparsity_m"]["enum"] == nlohmann::ordered_json({4, 8}));
 }
 
+TEST_CASE("the schema describes the skip-softmax methods and the calibration block") {
+  const auto schema = configuration_schema();
+  const auto& skip = schema["$defs"]["skip_softmax"];
+  CHECK(skip["properties"]["skip_softmax_threshold"]["exclusiveMaximum"] == 1);
+  CHECK(skip["properties"]["skip_softmax_threshold"]["default"] == 0.1);
+  CHECK(skip["properties"]["bc"]["multipleOf"] == 8);
+  CHECK_FALSE(skip["properties"]["thresholds"].contains("default"));
+  const auto& flash = schema["$defs"]["flash_skip_softmax"];
+  CHECK(flash["properties"]["thresholds"]["default"].dump() == R"({"prefill":[0.001],"decode":[0.0001]})");
+  CHECK(flash["properties"]["backend"]["enum"] == nlohmann::ordered_json({"eager", "pytorch"}));
+  const auto& calibration = schema["properties"]["sparse_cfg"]["properties"]["calibration"]["properties"];
+  CHECK(calibration["samples"]["default"] == 24);
+  CHECK(calibration["threshold_trials"]["default"].size() == 16);
+}
+
 TEST_CASE("the reference in docs/configuration.md is what `ninja config_reference` writes") {
   CHECK(read_file(MODELOPT_CONFIGURATION_DOC).find(configuration_reference_markdown()) != std::string::npos);
 }
