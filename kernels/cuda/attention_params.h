@@ -84,6 +84,11 @@ __device__ inline SequenceRange sequence_range(const AttentionParams& p, int b) 
   return s;
 }
 
+/// Whether blocks of sequence b may be skipped: its lambda is above 0.
+__device__ inline bool skips_blocks(const AttentionParams& p, int b) {
+  return p.skip_lambda != nullptr ? p.skip_lambda[b] > 0.0f : p.skip_log_lambda != kNegativeInfinity<float>;
+}
+
 /// ln(lambda) of sequence b; -inf: nothing of it is skipped.
 __device__ inline float log_lambda_of(const AttentionParams& p, int b) {
   return p.skip_lambda != nullptr ? skip_log_lambda(p.skip_lambda[b]) : p.skip_log_lambda;

@@ -180,9 +180,7 @@ class Sm80Backend final : public CudaBackend {
   [[nodiscard]] std::string_view name() const override { return "sm80"; }
 
  private:
-  [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits& traits,
-                                                          Capability gpu) const override {
-    if (traits.skip_softmax) return "skip-softmax is not in this backend yet";
+  [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits&, Capability gpu) const override {
     if (gpu.major < 8) {
       return str("needs a GPU of compute capability 8.0 or newer, this one has ", gpu.major, ".", gpu.minor);
     }

@@ -56,7 +56,7 @@ bool decode_fits(const AttentionParams& params) {
   const std::int64_t group = params.heads / params.kv_heads;
   constexpr std::int64_t kMaxBlocks = std::int64_t{1}
                                       << 30;  // half of what a grid takes: blocks that fill rows come on top
-  return params.sparsity_n == 0 && params.dtype != ElementType::kFloat32 && params.head_dim % 8 == 0 &&
+  return params.sparsity_n == 0 && !params.skips() && params.dtype != ElementType::kFloat32 && params.head_dim % 8 == 0 &&
          params.head_dim <= 256 && params.max_q_len * group <= decode::kMaxRows &&
          std::int64_t{params.batch} * params.max_q_len * params.heads <= kMaxBlocks &&
          aligned(params.q, params.q_strides) && aligned(params.k, params.k_strides) &&

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_params.h"
-#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/sm80/block_problem.cuh"
 #include "kernels/cuda/sm80/forward_params.h"
 #include "kernels/cuda/sm80/key_range.h"
 #include "kernels/selection.h"
@@ -29,15 +29,6 @@ __device__ inline std::uint32_t keys_above_negative_infinity(const float (&x)[kK
   return bits;
 }
 
-/// What one thread block of a forward kernel works on: a tile of query rows of one head of one sequence.
-struct BlockProblem {
-  SequenceRange sequence;
-  int batch = 0;
-  int head = 0;
-  int offset = 0;    ///< position of the sequence's first query row, Lk - Lq
-  int tile_row = 0;  ///< position of the tile's first row, may be no row of the sequence
-};
-
 /// Writes the attended mask and counts the statistics, if the caller asked for them. Costs nothing elsewhere: it is
 /// used by the kernels with kGeneral only.
 class Recorder {
@@ -59,17 +50,21 @@ class Recorder {
     }
   }
 
-  /// The row at position p sees `visible` of the eight keys from first_key on, a multiple of 8, and attends to
-  /// `attended` of them.
-  __device__ void record(int p, int first_key, std::uint32_t visible, std::uint32_t attended) {
-    const int i = p - block_.offset;
-    if (visible == 0 || i < 0 || i >= block_.sequence.q_len) return;
-    const AttentionParams& attention = params_.attention;
-    if (attention.mask != nullptr) mask_row(i)[first_key / 8] = static_cast<std::uint8_t>(attended);
-    if (attention.stats == nullptr) return;
+  /// The row at position p sees `visible` of the eight keys from first_key on, a multiple of 8. With skip-softmax the
+  /// vote kernel records it, which sees all keys.
+  __device__ void record_visible(int p, int first_key, std::uint32_t visible) {
+    if (params_.attention.stats == nullptr || visible == 0 || !is_row(p)) return;
     pairs_visible_ += __popc(visible);
+    mark_visible_block(params_.visible_blocks, params_.attention, block_.batch, block_.head, block_.offset, p,
+                       first_key);
+  }
+
+  /// The row attends to `attended` of the eight keys.
+  __device__ void record_attended(int p, int first_key, std::uint32_t attended) {
+    if (attended == 0 || !is_row(p)) return;
+    if (params_.attention.mask != nullptr)
+      mask_row(p - block_.offset)[first_key / 8] = static_cast<std::uint8_t>(attended);
     pairs_attended_ += __popc(attended);
-    mark_visible_block(params_.visible_blocks, attention, block_.batch, block_.head, block_.offset, p, first_key);
   }
 
   /// Adds this warp's counts to the statistics; all lanes call it.
@@ -89,6 +84,10 @@ class Recorder {
   }
 
  private:
+  [[nodiscard]] __device__ bool is_row(int p) const {
+    return p >= block_.offset && p < block_.offset + block_.sequence.q_len;
+  }
+
   [[nodiscard]] __device__ std::uint8_t* mask_row(int i) const {
     const AttentionParams& p = params_.attention;
     return p.mask + (static_cast<std::int64_t>(block_.sequence.q_start + i) * p.heads + block_.head) * p.mask_bytes;

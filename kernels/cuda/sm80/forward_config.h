@@ -5,8 +5,8 @@
 
 namespace modelopt::kernels::cuda::sm80 {
 
-/// kSparse: 2:4 and 1:4 on the sparse tensor cores. kGeneral: any alignment, any N:M, attended mask and statistics; it
-/// gives the same bits as the kernel without them.
+/// kSparse: 2:4 and 1:4 on the sparse tensor cores. kGeneral: any alignment, any N:M, attended mask, statistics and
+/// skip-softmax; it gives the same bits as the kernel without them.
 template <typename Element_, int kHeadDim_, bool kSparse_, bool kGeneral_>
 struct ForwardConfig {
   using Element = Element_;

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/sm80/attended_blocks.cuh"
 #include "kernels/cuda/sm80/attended_keys.cuh"
 #include "kernels/cuda/sm80/fp32_tile.cuh"
 #include "kernels/cuda/sm80/launch_forward.h"
@@ -97,25 +98,18 @@ __device__ void add_values(float (&output)[kFp32WarpRows][kColumns], const float
 
 /// kColumns * 32 >= head_dim.
 template <int kColumns>
-__global__ void __launch_bounds__(kFp32Threads) forward_fp32(const __grid_constant__ ForwardParams params) {
+__global__ void __launch_bounds__(kFp32Threads, kColumns > 4 ? 1 : 2)
+    forward_fp32(const __grid_constant__ ForwardParams params) {
   extern __shared__ __align__(16) float shared_fp32[];
   const AttentionParams& p = params.attention;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const auto tiles = static_cast<unsigned>(params.query_tiles);
-  const int tile_of_head = static_cast<int>(tiles - 1 - blockIdx.x % tiles);  // those with the most keys come first
-  const int head_of_batch = static_cast<int>(blockIdx.x / tiles);
-  BlockProblem block{.batch = head_of_batch / p.heads, .head = head_of_batch % p.heads};
-  block.sequence = sequence_range(p, block.batch);
+  const Fp32Rows rows(params);
+  const BlockProblem& block = rows.block;
   const SequenceRange& s = block.sequence;
-  const int head = block.head;
-  const int row_begin = tile_of_head * kFp32QueryRows;
-  const int row_end = min(row_begin + kFp32QueryRows, s.q_len);
-  if (row_begin >= row_end) return;
+  if (rows.empty()) return;
 
-  const int offset = block.offset = s.k_len - s.q_len;
-  const int end_key = p.is_causal ? min(row_end + offset, s.k_len) : s.k_len;
-  const int first_key = p.sliding_window > 0 ? max(row_begin + offset - p.sliding_window + 1, 0) : 0;
+  const int head = block.head, offset = block.offset;
   const int width = row_floats(p.head_dim);
   const int key_pitch = key_row_floats(p.head_dim);
   float* queries = shared_fp32;
@@ -126,11 +120,11 @@ __global__ void __launch_bounds__(kFp32Threads) forward_fp32(const __grid_consta
   const float* v = head_of(p.v, p.v_strides, s.k_start, kv_head);
 
   Recorder recorder(params, block);
-  recorder.clear_mask(row_begin, row_end);
-  copy_rows(queries, width, kFp32QueryRows, head_of(p.q, p.q_strides, s.q_start, head), p.q_strides.row, row_begin,
+  recorder.clear_mask(rows.row_begin, rows.row_end);
+  copy_rows(queries, width, kFp32QueryRows, head_of(p.q, p.q_strides, s.q_start, head), p.q_strides.row, rows.row_begin,
             s.q_len, p.head_dim);
 
-  const int first_row = row_begin + warp * kFp32WarpRows;
+  const int first_row = rows.first_of_warp();
   const float scale_log2 = params.scale_log2;
   const float scale_log2_rest = rest_of_scale(p.scale, scale_log2);
   float maximum[kFp32WarpRows], sum[kFp32WarpRows], output[kFp32WarpRows][kColumns];
@@ -142,7 +136,10 @@ __global__ void __launch_bounds__(kFp32Threads) forward_fp32(const __grid_consta
     for (int c = 0; c < kColumns; ++c) output[r][c] = 0.0f;
   }
 
-  for (int tile_key = first_key / kFp32TileKeys * kFp32TileKeys; tile_key < end_key; tile_key += kFp32TileKeys) {
+  const AttendedBlocks blocks(params, block);
+  AttendedTiles<kFp32TileKeys> tiles(blocks, rows.row_begin + offset, rows.row_end - 1 + offset, rows.end_key);
+  for (int tile_key = tiles.next(rows.first_tile_key); tile_key < rows.end_key;
+       tile_key = tiles.next(tile_key + kFp32TileKeys)) {
     __syncthreads();  // all warps are done with the tiles before
     copy_rows(keys, key_pitch, kFp32TileKeys, k, p.k_strides.row, tile_key, s.k_len, p.head_dim);
     copy_rows(values, width, kFp32TileKeys, v, p.v_strides.row, tile_key, s.k_len, p.head_dim);
@@ -158,7 +155,8 @@ __global__ void __launch_bounds__(kFp32Threads) forward_fp32(const __grid_consta
       const int i = first_row + r;
       const int position = i + offset;
       const int key = tile_key + lane;
-      const bool sees = visible_by_position(p, position, key, s.k_len) && x[r] != kNegativeInfinity<float>;
+      const bool sees = visible_by_position(p, position, key, s.k_len) && x[r] != kNegativeInfinity<float> &&
+                        (!blocks.active() || blocks.attends(position, key / 8 * 8));
       const std::uint32_t visible = __ballot_sync(kWarp, sees);
       bool attends = sees;
       if (s.sparse_nm) {
@@ -168,7 +166,8 @@ __global__ void __launch_bounds__(kFp32Threads) forward_fp32(const __grid_consta
       }
       attended[r] = __ballot_sync(kWarp, attends);
       if (recorder.active() && lane % 8 == 0) {
-        recorder.record(position, key, visible >> lane & kAllKeys, attended[r] >> lane & kAllKeys);
+        if (!blocks.active()) recorder.record_visible(position, key, visible >> lane & kAllKeys);
+        recorder.record_attended(position, key, attended[r] >> lane & kAllKeys);
       }
 
       float raised = larger_or_nan(maximum[r], sees ? x[r] : kNegativeInfinity<float>);
@@ -191,8 +190,13 @@ __global__ void __launch_bounds__(kFp32Threads) forward_fp32(const __grid_consta
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) sum[r] += __shfl_xor_sync(kWarp, sum[r], step);
     if (i >= s.q_len) continue;
-    const bool nothing = sum[r] == 0.0f;
     const std::int64_t row = static_cast<std::int64_t>(s.q_start + i) * p.heads + head;
+    if (blocks.active()) {
+      const float left = p.logsumexp[row];  // NaN: a score is NaN or +inf, in a skipped block perhaps
+      __syncwarp();                         // all lanes read before one writes
+      if (left != left) sum[r] = left;
+    }
+    const bool nothing = sum[r] == 0.0f;
     if (lane == 0) {
       p.logsumexp[row] = nothing ? kNegativeInfinity<float> : __fmaf_rn(maximum[r], p.scale, logf(sum[r]));
     }

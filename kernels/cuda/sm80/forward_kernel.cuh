@@ -20,7 +20,9 @@
 
 #include "kernels/cuda/attention_params.h"
 #include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/sm80/attended_blocks.cuh"
 #include "kernels/cuda/sm80/attended_keys.cuh"
+#include "kernels/cuda/sm80/block_problem.cuh"
 #include "kernels/cuda/sm80/forward_config.h"
 #include "kernels/cuda/sm80/forward_params.h"
 #include "kernels/cuda/sm80/key_order.h"
@@ -30,28 +32,26 @@
 #include "kernels/cuda/sm80/row_softmax.cuh"
 #include "kernels/cuda/sm80/select_2of4.h"
 #include "kernels/cuda/sm80/tile_way.h"
+#include "kernels/cuda/sm80/warp_scores.cuh"
 
 namespace modelopt::kernels::cuda::sm80 {
 
 /// One warp's rows: scores, softmax and output.
 template <class C>
-class WarpRows {
+class WarpRows : private WarpScores<C> {
  public:
   using Element = typename C::Element;
 
-  __device__ WarpRows(const ForwardParams& params, const BlockProblem& block, std::uint32_t query_tile)
-      : params_(params.attention),
+  __device__ WarpRows(const ForwardParams& params, const BlockProblem& block, const AttendedBlocks& blocks,
+                      std::uint32_t query_tile)
+      : WarpScores<C>(query_tile, block.tile_row),
+        params_(params.attention),
+        blocks_(blocks),
         recorder_(params, block),
         softmax_(params.scale_log2, params.slack),
-        sparse_nm_((C::kSparse || C::kGeneral) && block.sequence.sparse_nm),
-        first_row_(block.tile_row + warp() * C::kWarpRows) {
+        sparse_nm_((C::kSparse || C::kGeneral) && block.sequence.sparse_nm) {
     const bool has_rows = first_row_ + C::kWarpRows > block.offset && first_row_ < block.sequence.k_len;
     k_len_ = has_rows ? block.sequence.k_len : 0;
-    // Operand A, 16x16: matrices (rows 0-7, 8-15) x (chunks 0, 1)
-    const int row = warp() * C::kWarpRows + lane() % 16;
-    query_address_ = query_tile + row * C::kPitch + 16 * ((lane() / 16) ^ query_swizzle(row));
-    // Operand B of 8 keys x 16 elements: 8-column blocks (h, h + 1) x chunks (0, 1)
-    key_offset_ = offset_in_tile(key_of_column(lane() / 16, lane() % 8), lane() / 8 % 2);
     // Operand B of 16 keys x 8 elements, transposed: 8-column blocks (h, h + 1) in chunks (n, n + 1)
     value_offset_ = offset_in_tile(key_of_column(lane() / 8 % 2, lane() % 8), lane() / 16);
     // The same of 32 keys, in the order of mma.sp
@@ -71,6 +71,15 @@ class WarpRows {
     way_ = way_of_tile(params_, k_len_, sparse_nm_, first_row_, first_row_ + C::kWarpRows - 1, first_key,
                        first_key + C::kKeys - 1);
     if (way_ == TileWay::kHidden) return;
+    if constexpr (C::kGeneral) {
+      some_skipped_ = false;
+      if (blocks_.active()) {
+        const auto share = blocks_.share(first_row_, first_row_ + C::kWarpRows - 1, first_key, first_key + C::kKeys - 1);
+        some_skipped_ = share != AttendedBlocks::Share::kAll;
+        if (share == AttendedBlocks::Share::kNone) way_ = TileWay::kHidden;
+        if (way_ == TileWay::kHidden) return;
+      }
+    }
     compute_scores(key_tile);
     if constexpr (C::kSparse) {
       if (way_ == TileWay::kSelected) {
@@ -78,9 +87,9 @@ class WarpRows {
           if (recorder_.active()) record_tile(first_key);
         }
         if (params_.sparsity_n == 1) {
-          select_pairs<1>();
+          select_pairs<1>(first_key);
         } else {
-          select_pairs<2>();
+          select_pairs<2>(first_key);
         }
         return;
       }
@@ -103,7 +112,12 @@ class WarpRows {
 #pragma unroll
     for (int b = 0; b < C::kRowBlocks; ++b) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) write_row(block, b, half);
+      for (int half = 0; half < 2; ++half) {
+        if constexpr (C::kGeneral) {
+          if (blocks_.active()) poison_row(block, b, half);
+        }
+        write_row(block, b, half);
+      }
     }
     if constexpr (C::kGeneral) recorder_.finish();
   }
@@ -111,78 +125,27 @@ class WarpRows {
   [[nodiscard]] __device__ Recorder& recorder() { return recorder_; }
 
  private:
-  [[nodiscard]] static __device__ int warp() { return static_cast<int>(threadIdx.x) / 32; }
-  [[nodiscard]] static __device__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  using WarpScores<C>::lane;
+  using WarpScores<C>::offset_in_tile;
+  using WarpScores<C>::row_position;
+  using WarpScores<C>::key_of_thread;
+  using WarpScores<C>::advance_chunks;
+  using WarpScores<C>::compute_scores;
+  using WarpScores<C>::get_scores;
+  using WarpScores<C>::for_each_run;
+  using WarpScores<C>::first_row_;
+  using WarpScores<C>::scores_;
 
-  [[nodiscard]] static __device__ std::uint32_t offset_in_tile(int key, int chunk) {
-    return key * C::kPitch + 16 * (chunk ^ key_swizzle(key));
+  /// Whether the row at position p leaves out the eight keys from `key` on by skip-softmax.
+  [[nodiscard]] __device__ bool skips(int p, int key) const {
+    if constexpr (C::kGeneral) return some_skipped_ && !blocks_.attends(p, key);
+    return false;
   }
 
-  /// Position of the thread's row.
-  [[nodiscard]] __device__ int row_position(int b, int half) const {
-    return first_row_ + 16 * b + 8 * half + lane() / 4;
-  }
-
-  /// The thread's first key of 32-key block kb of a tile.
-  [[nodiscard]] static __device__ int key_of_thread(int first_key, int kb) {
-    return first_key + kb * kKeyBlock + kKeysPerThread * (lane() % 4);
-  }
-
-  /// The address `chunk` chunks further on (an even number where chunks come in pairs): the swizzle is an exclusive or
-  /// of the low three bits, and rows begin at multiples of 128 bytes.
-  [[nodiscard]] static __device__ std::uint32_t advance_chunks(std::uint32_t address, int chunk) {
-    return (address ^ (16 * (chunk & 7))) + 16 * (chunk & ~7);
-  }
-
-  /// S = Q K^T, accumulated over head_dim in ascending steps of 16.
-  __device__ void compute_scores(std::uint32_t key_tile) {
-#pragma unroll
-    for (int b = 0; b < C::kRowBlocks; ++b) {
-#pragma unroll
-      for (int n = 0; n < C::kScoreColumns; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) scores_[b][n][e] = 0.0f;
-      }
-    }
-    const std::uint32_t keys = key_tile + key_offset_;
-#pragma unroll
-    for (int step = 0; step < C::kHeadDim / 16; ++step) {
-      std::uint32_t query[C::kRowBlocks][4];
-#pragma unroll
-      for (int b = 0; b < C::kRowBlocks; ++b) {
-        load_matrices(query[b], advance_chunks(query_address_, 2 * step) + 16 * b * C::kPitch);
-      }
-#pragma unroll
-      for (int n = 0; n < C::kScoreColumns; n += 2) {
-        std::uint32_t key[4];
-        // 8-column blocks h and h + 1 of a 32-key block; two h further on are four keys further on
-        load_matrices(key, advance_chunks(keys, 2 * step) + (n / 4 * kKeyBlock + n % 4 * 2) * C::kPitch);
-#pragma unroll
-        for (int b = 0; b < C::kRowBlocks; ++b) {
-          mma_16x8x16<Element>(scores_[b][n], query[b], key[0], key[1]);
-          mma_16x8x16<Element>(scores_[b][n + 1], query[b], key[2], key[3]);
-        }
-      }
-    }
-  }
-
-  /// The thread's eight scores of a row, in the order of their keys.
-  __device__ void get_scores(float (&x)[kKeysPerThread], int b, int half, int kb) const {
-#pragma unroll
-    for (int i = 0; i < kKeysPerThread; ++i) x[i] = scores_[b][4 * kb + i / 2][2 * half + i % 2];
-  }
-
-  /// Calls f(b, half, kb) for every run of eight keys of the thread.
-  template <typename Function>
-  static __device__ void for_each_run(Function f) {
-#pragma unroll
-    for (int b = 0; b < C::kRowBlocks; ++b) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int kb = 0; kb < C::kKeyBlocks; ++kb) f(b, half, kb);
-      }
-    }
+  /// What the row at position p sees and attends to of the eight keys from `key` on, of which none is skipped.
+  __device__ void record(int p, int key, std::uint32_t visible, std::uint32_t attended) {
+    if (!blocks_.active()) recorder_.record_visible(p, key, visible);
+    recorder_.record_attended(p, key, visible & attended);
   }
 
   /// Records a tile in which every key is visible and N:M alone decides.
@@ -190,8 +153,9 @@ class WarpRows {
     for_each_run([&](int b, int half, int kb) {
       float x[kKeysPerThread];
       get_scores(x, b, half, kb);
-      const std::uint32_t kept = kept_keys(x, kAllKeys, params_.sparsity_n, 4);
-      recorder_.record(row_position(b, half), key_of_thread(first_key, kb), keys_above_negative_infinity(x), kept);
+      const int p = row_position(b, half), key = key_of_thread(first_key, kb);
+      if (skips(p, key)) return;
+      record(p, key, keys_above_negative_infinity(x), kept_keys(x, kAllKeys, params_.sparsity_n, 4));
     });
   }
 
@@ -203,19 +167,17 @@ class WarpRows {
       get_scores(x, b, half, kb);
       const int p = row_position(b, half);
       const int key = key_of_thread(first_key, kb);
-      const std::uint32_t visible = by_position ? visible_keys(params_, p, key, k_len_) : kAllKeys;
+      std::uint32_t visible = by_position ? visible_keys(params_, p, key, k_len_) : kAllKeys;
+      if (skips(p, key)) visible = 0;
       std::uint32_t attended = visible;
       if constexpr (C::kSparse || C::kGeneral) {
         if (sparse_nm_) {
           const std::uint32_t kept = kept_keys(x, visible, params_.sparsity_n, C::kSparse ? 4 : params_.sparsity_m);
-          attended = by_position ? visible & (kept | dense_keys(params_, p, key)) : kept;
+          attended = by_position ? visible & (kept | dense_keys(params_, p, key)) : visible & kept;
         }
       }
       if constexpr (C::kGeneral) {
-        if (recorder_.active()) {
-          const std::uint32_t seen = visible & keys_above_negative_infinity(x);
-          recorder_.record(p, key, seen, seen & attended);
-        }
+        if (recorder_.active()) record(p, key, visible & keys_above_negative_infinity(x), attended);
       }
 #pragma unroll
       for (int i = 0; i < kKeysPerThread; ++i) {
@@ -232,7 +194,7 @@ class WarpRows {
 #pragma unroll
     for (int b = 0; b < C::kRowBlocks; ++b) maximum[b][0] = maximum[b][1] = kNegativeInfinity<float>;
     bool hide = way_ != TileWay::kWhole;
-    if constexpr (C::kGeneral) hide = hide || recorder_.active();
+    if constexpr (C::kGeneral) hide = hide || recorder_.active() || some_skipped_;
     if (hide) {
       hide_keys(first_key, maximum);
     } else {
@@ -278,7 +240,7 @@ class WarpRows {
   /// thread selects its own groups; the two groups of 32-key block kb are groups c and 4 + c of the operand, and their
   /// metadata fields 2 kb and 2 kb + 1. After the transposition lanes 2 kb and 2 kb + 1 hold what selector kb reads.
   template <int kN>
-  __device__ void select_pairs() {
+  __device__ void select_pairs(int first_key) {
     static_assert(C::kKeyBlocks == 2, "one metadata word holds the selectors 0 and 1");
     float maximum[C::kRowBlocks][2];
     KeptPair kept[C::kRowBlocks][2][C::kKeyBlocks][2];
@@ -296,6 +258,9 @@ class WarpRows {
         const int shift = 16 * half + 8 * kb + 4 * g;
         pair = kN == 1 ? keep_1_of_4(x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3], shift, metadata_[b])
                        : keep_2_of_4(x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3], shift, metadata_[b]);
+        if (skips(row_position(b, half), key_of_thread(first_key, kb))) {
+          pair = {kNegativeInfinity<float>, kNegativeInfinity<float>};
+        }
         maximum[b][half] = larger_or_nan(maximum[b][half], larger_or_nan(pair.first, pair.second));
       }
     });
@@ -357,10 +322,25 @@ class WarpRows {
     }
   }
 
-  __device__ void write_row(const BlockProblem& block, int b, int half) {
+  /// The row's index in [total_q, heads], or -1 if it does not exist.
+  [[nodiscard]] __device__ std::int64_t row_index(const BlockProblem& block, int b, int half) const {
     const int i = row_position(b, half) - block.offset;
-    if (i < 0 || i >= block.sequence.q_len) return;
-    const std::int64_t row = static_cast<std::int64_t>(block.sequence.q_start + i) * params_.heads + block.head;
+    if (i < 0 || i >= block.sequence.q_len) return -1;
+    return static_cast<std::int64_t>(block.sequence.q_start + i) * params_.heads + block.head;
+  }
+
+  /// A row that sees a NaN or +inf score, even in a skipped block, becomes NaN: the vote kernel left NaN in its
+  /// log-sum-exp.
+  __device__ void poison_row(const BlockProblem& block, int b, int half) {
+    const std::int64_t row = row_index(block, b, half);
+    const float left = row < 0 ? 0.0f : params_.logsumexp[row];
+    __syncwarp();  // the lanes of a quad read before one of them writes
+    if (left != left) softmax_.sum[b][half] = left;
+  }
+
+  __device__ void write_row(const BlockProblem& block, int b, int half) {
+    const std::int64_t row = row_index(block, b, half);
+    if (row < 0) return;
     if (lane() % 4 == 0) params_.logsumexp[row] = softmax_.logsumexp(b, half, params_.scale);
     const float factor = softmax_.inverse_sum(b, half);
     auto* output = static_cast<std::uint16_t*>(params_.output) + row * params_.head_dim;
@@ -379,42 +359,25 @@ class WarpRows {
   }
 
   const AttentionParams& params_;
+  const AttendedBlocks& blocks_;
   Recorder recorder_;
   RowSoftmax<C::kRowBlocks> softmax_;
   int k_len_;  ///< 0 if no row of the warp is a row of the sequence: every tile is hidden then
   bool sparse_nm_;
-  int first_row_;  ///< position of the warp's first row
+  bool some_skipped_ = false;  ///< some row of the warp skips a block of the current tile
   TileWay way_ = TileWay::kHidden;
-  std::uint32_t query_address_, key_offset_, value_offset_, sparse_value_offset_;
+  std::uint32_t value_offset_, sparse_value_offset_;
   float output_[C::kRowBlocks][C::kOutputColumns][4];
-  float scores_[C::kRowBlocks][C::kScoreColumns][4];
   std::uint32_t weights_[C::kRowBlocks][C::kScoreColumns / 2][4];  ///< operand A of the product with V
   std::uint32_t metadata_[C::kRowBlocks];
 };
-
-/// The block's problem; tile_row is beyond the sequence's last row if there is nothing to do. Tiles with the most keys
-/// (of a causal problem) come first.
-template <class C>
-__device__ BlockProblem block_problem(const ForwardParams& params) {
-  const AttentionParams& p = params.attention;
-  const auto tiles = static_cast<unsigned>(params.query_tiles);
-  const int tile = static_cast<int>(tiles - 1 - blockIdx.x % tiles);
-  const int head_of_batch = static_cast<int>(blockIdx.x / tiles);
-  BlockProblem block;
-  block.batch = head_of_batch / p.heads;
-  block.head = head_of_batch % p.heads;
-  block.sequence = sequence_range(p, block.batch);
-  block.offset = block.sequence.k_len - block.sequence.q_len;
-  block.tile_row = (floor_div(block.offset, C::kRows) + tile) * C::kRows;
-  return block;
-}
 
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
     forward_kernel(const __grid_constant__ ForwardParams params) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const AttentionParams& p = params.attention;
-  const BlockProblem block = block_problem<C>(params);
+  const BlockProblem block = block_problem<C::kRows>(params);
   const SequenceRange& s = block.sequence;
   // Rows of this tile that exist, as query rows and as positions.
   const int row_begin = max(block.tile_row - block.offset, 0);
@@ -427,13 +390,17 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
   const int first_key = p.sliding_window > 0 ? max(first_position - p.sliding_window + 1, 0) : 0;
   const int first_tile_key = first_key / C::kKeys * C::kKeys;
 
+  const AttendedBlocks blocks(params, block);  // used with kGeneral only
   const std::uint32_t query_tile = shared_address(shared);
-  WarpRows<C> rows(params, block, query_tile);
+  WarpRows<C> rows(params, block, blocks, query_tile);
   if constexpr (C::kGeneral) {
     rows.recorder().clear_mask(row_begin, row_end);
     __syncthreads();
   }
-  if (first_key < end_key) {
+  AttendedTiles<C::kKeys> tiles(blocks, first_position, last_position, end_key);
+  const auto tile_from = [&](int key) { return C::kGeneral ? tiles.next(key) : key; };
+  int key = tile_from(first_key / C::kKeys * C::kKeys);
+  if (first_key < end_key && key < end_key) {
     using QueryCopier = RowCopier<C::kRows, C::kHeadDim, C::kThreads, C::kGeneral, true, &query_swizzle>;
     const auto* q =
         static_cast<const std::uint16_t*>(p.q) + s.q_start * p.q_strides.row + block.head * p.q_strides.head;
@@ -445,16 +412,18 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
     const auto* k = static_cast<const std::uint16_t*>(p.k) + s.k_start * p.k_strides.row + kv_head * p.k_strides.head;
     const auto* v = static_cast<const std::uint16_t*>(p.v) + s.k_start * p.v_strides.row + kv_head * p.v_strides.head;
     KeyValueStream<C> stream(query_tile + C::kRows * C::kPitch,
-                             Copier(k, p.k_strides.row, first_tile_key, s.k_len, p.head_dim, params.whole_chunks),
-                             Copier(v, p.v_strides.row, first_tile_key, s.k_len, p.head_dim, params.whole_chunks));
-    stream.start(first_tile_key);
-    for (int key = first_tile_key; key < end_key; key += C::kKeys) {
-      const bool last = key + C::kKeys >= end_key;
-      rows.multiply_keys(stream.next_keys(key, last), key);
-      rows.multiply_values(stream.next_values(key, last));
+                             Copier(k, p.k_strides.row, key, s.k_len, p.head_dim, params.whole_chunks),
+                             Copier(v, p.v_strides.row, key, s.k_len, p.head_dim, params.whole_chunks));
+    stream.start(key);
+    while (key < end_key) {
+      const int next_key = tile_from(key + C::kKeys);
+      const bool last = next_key >= end_key;
+      rows.multiply_keys(stream.next_keys(key, next_key, last), key);
+      rows.multiply_values(stream.next_values(key, next_key, last));
+      key = next_key;
     }
   }
-  rows.write_output(block_problem<C>(params));
+  rows.write_output(block_problem<C::kRows>(params));
 }
 
 }  // namespace modelopt::kernels::cuda::sm80

@@ -12,7 +12,7 @@ struct ForwardParams {
   float slack = 8.0f;            ///< 8 / scale_log2, finite (row_softmax.cuh)
   int query_tiles = 0;           ///< tiles of the grid per sequence and head: enough for max_q_len rows at any position
   bool whole_chunks = true;      ///< head_dim, bases and strides of q, k and v are multiples of 16 bytes
-  VisibleBlocks visible_blocks;  ///< with stats
+  VisibleBlocks visible_blocks;  ///< with statistics or skip-softmax
 };
 
 }  // namespace modelopt::kernels::cuda::sm80

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_params.h"
+#include "kernels/cuda/sm80/block_problem.cuh"
 #include "kernels/cuda/sm80/launch_forward.h"
 
 namespace modelopt::kernels::cuda::sm80 {
@@ -13,6 +14,35 @@ inline constexpr int kFp32Warps = 4;
 inline constexpr int kFp32Threads = 32 * kFp32Warps;
 inline constexpr int kFp32WarpRows = kFp32QueryRows / kFp32Warps;
 inline constexpr int kFp32TileKeys = 32;
+
+/// The rows of one thread block, counted from the sequence's first one, and the tiles of keys that they see. Blocks
+/// with the most keys (of a causal problem) come first.
+struct Fp32Rows {
+  BlockProblem block;
+  int row_begin, row_end;
+  int first_tile_key, end_key;
+
+  __device__ explicit Fp32Rows(const ForwardParams& params) {
+    const AttentionParams& p = params.attention;
+    const auto tiles = static_cast<unsigned>(params.query_tiles);
+    const int head_of_batch = static_cast<int>(blockIdx.x / tiles);
+    block.batch = head_of_batch / p.heads;
+    block.head = head_of_batch % p.heads;
+    block.sequence = sequence_range(p, block.batch);
+    const SequenceRange& s = block.sequence;
+    block.offset = s.k_len - s.q_len;
+    row_begin = static_cast<int>(tiles - 1 - blockIdx.x % tiles) * kFp32QueryRows;
+    row_end = min(row_begin + kFp32QueryRows, s.q_len);
+    end_key = p.is_causal ? min(row_end + block.offset, s.k_len) : s.k_len;
+    const int first_key = p.sliding_window > 0 ? max(row_begin + block.offset - p.sliding_window + 1, 0) : 0;
+    first_tile_key = first_key / kFp32TileKeys * kFp32TileKeys;
+  }
+
+  [[nodiscard]] __device__ bool empty() const { return row_begin >= row_end; }
+  [[nodiscard]] __device__ int first_of_warp() const {
+    return row_begin + static_cast<int>(threadIdx.x) / 32 * kFp32WarpRows;
+  }
+};
 
 /// Floats of a row of the Q and V tiles: head_dim, padded with zeros to whole float4.
 constexpr int row_floats(int head_dim) { return (head_dim + 3) / 4 * 4; }

@@ -13,7 +13,7 @@ namespace modelopt::kernels::cuda::sm80 {
 /// [0, row_end) and elements from head_dim on become 0; they are not read.
 ///
 /// Every thread copies the same 16-byte chunk of every kStep-th row. It walks down the rows and is at the next tile
-/// after the last one. If `whole_chunks` (head_dim, addresses and strides are multiples of 16 bytes) it copies
+/// after the last one; pass_tiles() goes further. If `whole_chunks` (head_dim, addresses and strides are multiples of 16 bytes) it copies
 /// asynchronously, otherwise, which kAnyAlignment allows, element by element. `kSwizzle` is linear: the exclusive or of
 /// two rows without common bits has the exclusive or of their swizzles. Rows may be negative with kNegativeRows only.
 template <int kRows, int kHeadDim, int kThreads, bool kAnyAlignment, bool kNegativeRows, int (*kSwizzle)(int)>
@@ -29,6 +29,9 @@ class RowCopier {
         whole_chunks_(whole_chunks) {
     source_ = static_cast<const char*>(data) + 2 * ((first_row + first()) * row_stride) + 16 * chunk();
   }
+
+  /// Leaves out `count` tiles.
+  __device__ void pass_tiles(int count) { source_ += count * (kRows / kStep) * step_; }
 
   /// Copies the next tile, whose first row is `first_row`.
   __device__ void copy_tile(std::uint32_t tile, int first_row) {
@@ -75,44 +78,27 @@ class RowCopier {
   bool whole_chunks_;
 };
 
-/// The tiles K0 V0 K1 V1 … of one head, through a ring of shared-memory slots.
+/// The ring of shared-memory slots through which tiles stream. Tiles are used in the order of their copies.
 ///
-/// next_keys() and next_values() are called in turns by the whole block. Each waits for its tile, makes it visible to
-/// all threads, and starts the copy of the tile that is C::kSlots - 1 further on, into the slot of the tile before: the
-/// barrier that publishes this tile also says that all warps are done with that one. So one barrier per tile.
+/// next() is called by the whole block for each tile. It waits for the tile, makes it visible to all threads, and starts
+/// the copy of the tile that is C::kSlots - 1 further on, into the slot of the tile before: the barrier that publishes
+/// this tile also says that all warps are done with that one. So one barrier per tile.
 template <class C>
-class KeyValueStream {
+class TileRing {
  public:
   using Copier = RowCopier<C::kKeys, C::kHeadDim, C::kThreads, C::kGeneral, false, &key_swizzle>;
 
-  __device__ KeyValueStream(std::uint32_t slots, const Copier& keys, const Copier& values)
-      : slots_(slots), keys_(keys), values_(values) {}
+  __device__ explicit TileRing(std::uint32_t slots) : slots_(slots) {}
 
-  /// Starts the first kSlots - 1 copies. Copies begun before by the caller are part of the first one.
-  __device__ void start(int first_key) {
-    keys_.copy_tile(slots_, first_key);
+  /// Starts the copy of a tile into a slot, before the first next(): C::kSlots - 1 of them. Copies begun before by the
+  /// caller are part of the first one.
+  __device__ void start(int slot, Copier& copier, int first_key, bool exists) {
+    if (exists) copier.copy_tile(slots_ + slot * C::kTileBytes, first_key);
     commit_copies();
-    if constexpr (C::kSlots == 3) {
-      values_.copy_tile(slots_ + C::kTileBytes, first_key);
-      commit_copies();
-    }
   }
 
-  /// The address of the tile of K that begins at `first_key`; `last` if there is none after it.
-  __device__ std::uint32_t next_keys(int first_key, bool last) {
-    if constexpr (C::kSlots == 3) return next(keys_, first_key + C::kKeys, !last);
-    return next(values_, first_key, true);
-  }
-
-  __device__ std::uint32_t next_values(int first_key, bool last) {
-    if constexpr (C::kSlots == 3) return next(values_, first_key + C::kKeys, !last);
-    return next(keys_, first_key + C::kKeys, !last);
-  }
-
- private:
-  static_assert(C::kSlots == 2 || C::kSlots == 3, "the tile to copy is of the other or of the same kind");
-
-  /// Refills the slot before if there is another tile. A group is committed in any case: the waits count groups.
+  /// The address of the next tile; `refill` copies the one further on if there is one (`more`). A group is committed in
+  /// any case: the waits count groups.
   __device__ std::uint32_t next(Copier& refilled, int refill_key, bool more) {
     wait_for_copies<C::kSlots - 2>();
     __syncthreads();
@@ -124,9 +110,54 @@ class KeyValueStream {
     return current;
   }
 
+ private:
   std::uint32_t slots_;
-  Copier keys_, values_;
   int slot_ = 0;  ///< offset of the tile that is next to be used
+};
+
+/// The tiles K0 V0 K1 V1 … of one head. next_keys() and next_values() are called in turns by the whole block.
+template <class C>
+class KeyValueStream {
+ public:
+  using Copier = typename TileRing<C>::Copier;
+
+  __device__ KeyValueStream(std::uint32_t slots, const Copier& keys, const Copier& values)
+      : ring_(slots), keys_(keys), values_(values) {}
+
+  /// Starts the first kSlots - 1 copies.
+  __device__ void start(int first_key) {
+    ring_.start(0, keys_, first_key, true);
+    if constexpr (C::kSlots == 3) ring_.start(1, values_, first_key, true);
+  }
+
+  /// The address of the tile of K that begins at `key`. The tile after it begins at `next_key`; there is none if `last`.
+  __device__ std::uint32_t next_keys(int key, int next_key, bool last) {
+    if constexpr (C::kSlots == 3) return next(keys_, key, next_key, last);
+    return ring_.next(values_, key, true);
+  }
+
+  __device__ std::uint32_t next_values(int key, int next_key, bool last) {
+    if constexpr (C::kSlots == 2) return next(keys_, key, next_key, last, &values_);
+    return next(values_, key, next_key, last);
+  }
+
+ private:
+  static_assert(C::kSlots == 2 || C::kSlots == 3, "the tile to copy is of the other or of the same kind");
+
+  /// `also`: another copier that goes on to the next tile.
+  __device__ std::uint32_t next(Copier& refilled, int key, int next_key, bool last, Copier* also = nullptr) {
+    if constexpr (C::kGeneral) {
+      const int passed = (next_key - key) / C::kKeys - 1;
+      if (passed > 0) {
+        refilled.pass_tiles(passed);
+        if (also != nullptr) also->pass_tiles(passed);
+      }
+    }
+    return ring_.next(refilled, next_key, !last);
+  }
+
+  TileRing<C> ring_;
+  Copier keys_, values_;
 };
 
 }  // namespace modelopt::kernels::cuda::sm80

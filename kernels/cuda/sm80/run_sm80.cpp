@@ -36,6 +36,13 @@ Launch kernel_for(bool sparse, bool general) {
 }
 
 template <typename Element>
+Launch votes_for(int padded_head_dim) {
+  if (padded_head_dim == 64) return &sm80::launch_votes<Element, 64>;
+  if (padded_head_dim == 128) return &sm80::launch_votes<Element, 128>;
+  return &sm80::launch_votes<Element, 256>;
+}
+
+template <typename Element>
 Launch kernel_for(int padded_head_dim, bool sparse, bool general) {
   if (padded_head_dim == 64) return kernel_for<Element, 64>(sparse, general);
   if (padded_head_dim == 128) return kernel_for<Element, 128>(sparse, general);
@@ -59,17 +66,23 @@ void run_sm80(const AttentionParams& p, const Workspace& workspace, cudaStream_t
                  rows, " is ", blocks, ", expected less than 2^31 for backend sm80");
   params.whole_chunks = p.head_dim % 8 == 0 && copies_16_bytes(p.q, p.q_strides) && copies_16_bytes(p.k, p.k_strides) &&
                         copies_16_bytes(p.v, p.v_strides);
-  if (p.stats != nullptr) params.visible_blocks = allocate_visible_blocks(p, workspace, stream);
+  if (p.stats != nullptr || p.skips()) params.visible_blocks = allocate_visible_blocks(p, workspace, stream);
 
+  const bool fp16 = p.dtype == ElementType::kFloat16;
+  if (p.skips()) {
+    const Launch votes = fp32   ? &sm80::launch_votes_fp32
+                         : fp16 ? votes_for<__half>(padded_head_dim)
+                                : votes_for<__nv_bfloat16>(padded_head_dim);
+    votes(params, stream);
+  }
   if (fp32) {
     sm80::launch_forward_fp32(params, stream);
   } else {
     const bool sparse = p.sparsity_m == 4 && (p.sparsity_n == 1 || p.sparsity_n == 2);
     const bool general =
-        !params.whole_chunks || p.mask != nullptr || p.stats != nullptr || (p.sparsity_n > 0 && !sparse);
-    const Launch launch = p.dtype == ElementType::kFloat16
-                              ? kernel_for<__half>(padded_head_dim, sparse, general)
-                              : kernel_for<__nv_bfloat16>(padded_head_dim, sparse, general);
+        !params.whole_chunks || p.mask != nullptr || p.stats != nullptr || p.skips() || (p.sparsity_n > 0 && !sparse);
+    const Launch launch = fp16 ? kernel_for<__half>(padded_head_dim, sparse, general)
+                               : kernel_for<__nv_bfloat16>(padded_head_dim, sparse, general);
     launch(params, stream);
   }
   if (p.stats != nullptr) count_visible_blocks(p, params.visible_blocks, stream);

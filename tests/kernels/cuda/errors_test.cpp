@@ -78,11 +78,10 @@ TEST_CASE("errors: what no CUDA backend takes", "[errors]") {
           kCpuBackends);
   AttentionArgs args = cuda_args(at::kHalf);
   args.skip_softmax_threshold = 0.5;
-  CHECK(
-      message_on(args, "auto") ==
-      "no backend can run attention on CUDA tensors of Half with head_dim 64, skip-softmax: sm90: skip-softmax is not in "
-      "this backend yet; sm80: skip-softmax is not in this backend yet" +
-          kCpuBackends);
+  CHECK(message_on(args, "sm90") ==
+        "backend \"sm90\" cannot run attention on CUDA tensors of Half with head_dim 64, skip-softmax: sm90: skip-softmax "
+        "is not in this backend yet; sm80: can run it" +
+            kCpuBackends);
   for (const TestedBackend& backend : tested_backends()) {
     const std::string message = message_on(make_args({.lengths = {{4, 4}}, .dtype = at::kHalf}), backend.name);
     CHECK(message == "backend \"" + backend.name +

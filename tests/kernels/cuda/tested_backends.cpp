@@ -8,8 +8,7 @@ const std::vector<TestedBackend>& tested_backends() {
     std::vector<TestedBackend> list{
         {.name = "sm80",
          .device = c10::DeviceType::CUDA,
-         .dtypes = {at::kFloat, at::kBFloat16, at::kHalf},
-         .skips = false},
+         .dtypes = {at::kFloat, at::kBFloat16, at::kHalf}},
         {.name = "sm90",
          .device = c10::DeviceType::CUDA,
          .dtypes = {at::kBFloat16, at::kHalf},
