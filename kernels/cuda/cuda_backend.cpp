@@ -1,6 +1,7 @@
 // The CUDA backends: what each supports, and the launch of a validated problem on the tensors' device and current
 // stream.
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -9,6 +10,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/attention_params.h"
+#include "kernels/cuda/backward/launch_backward.h"
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/launch.h"
 
@@ -119,6 +121,21 @@ AttentionParams params_of(const AttentionProblem& problem) {
   return p;
 }
 
+cuda::BackwardParams backward_params_of(const BackwardProblem& problem, const at::Tensor& grad_output) {
+  const AttentionParams attention = params_of(problem.forward);
+  const std::int64_t head_dim = attention.head_dim;
+  const auto data = [](const at::Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; };
+  return {.attention = attention,
+          .grad_output = grad_output.const_data_ptr(),
+          .grad_logsumexp = static_cast<const float*>(data(problem.grad_logsumexp)),
+          .grad_q = data(problem.grad_q),
+          .grad_k = data(problem.grad_k),
+          .grad_v = data(problem.grad_v),
+          .query_rows = {attention.heads * head_dim, head_dim},
+          .key_rows = {attention.kv_heads * head_dim, head_dim},
+          .logsumexp_stride = attention.heads};
+}
+
 class CudaBackend : public Backend {
  public:
   using Run = void (*)(const AttentionParams&, const cuda::Workspace&, cudaStream_t);
@@ -165,7 +182,36 @@ class CudaBackend : public Backend {
     if (decode) cuda::run_decode(params, workspace, stream);
   }
 
+  [[nodiscard]] std::optional<std::string> unsupported_backward(const AttentionTraits&) const override {
+    return std::nullopt;  // the backward takes what the forward takes
+  }
+  /// Dense attention is found again from positions.
+  [[nodiscard]] bool backward_reads_mask(const AttentionTraits& traits) const override {
+    return traits.sparse_nm || traits.skip_softmax;
+  }
+
+  void backward(const BackwardProblem& problem) const override {
+    const c10::cuda::CUDAGuard guard(problem.forward.q.device());
+    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
+    const at::TensorOptions options = problem.forward.q.options();
+    const at::Tensor grad_output =
+        problem.grad_output.defined() ? problem.grad_output : at::zeros(problem.forward.q.sizes(), options);
+    cuda::BackwardParams params = backward_params_of(problem, grad_output);
+    const bool sparse = params.attention.sparsity_n > 0 || params.attention.skips();
+    if (!sparse) params.attention.mask = nullptr;
+    std::vector<at::Tensor> held;
+    const cuda::Workspace workspace = [&](std::size_t bytes) {
+      held.push_back(at::empty({static_cast<std::int64_t>(bytes)}, options.dtype(at::kByte)));
+      return held.back().data_ptr();
+    };
+    const bool decide_again = sparse && params.attention.mask == nullptr;
+    cuda::run_backward(params, decide_again, run_, backward_kernels(params), workspace, stream);
+  }
+
  protected:
+  [[nodiscard]] virtual const cuda::BackwardKernels& backward_kernels(const cuda::BackwardParams&) const {
+    return cuda::kSm80Backward;
+  }
   [[nodiscard]] virtual std::optional<std::string> unsupported_on(const AttentionTraits& traits,
                                                                   Capability gpu) const = 0;
 
@@ -191,9 +237,11 @@ class Sm80Backend final : public CudaBackend {
 #if defined(MODELOPT_WITH_SM90)
 constexpr bool kSm90Built = true;
 constexpr CudaBackend::Run kRunSm90 = &cuda::run_sm90;
+const cuda::BackwardKernels& backward_kernels_sm90() { return cuda::kSm90Backward; }
 #else
 constexpr bool kSm90Built = false;
 constexpr CudaBackend::Run kRunSm90 = nullptr;
+const cuda::BackwardKernels& backward_kernels_sm90() { return cuda::kSm80Backward; }
 #endif
 
 class Sm90Backend final : public CudaBackend {
@@ -203,6 +251,13 @@ class Sm90Backend final : public CudaBackend {
   [[nodiscard]] std::optional<std::string> unavailable() const override {
     if (!kSm90Built) return "not in this build: it was compiled without architecture 90a (MODELOPT_CUDA_ARCHS)";
     return CudaBackend::unavailable();
+  }
+
+ protected:
+  /// Larger head dims take the portable kernels: dK and dV of 64 keys do not fit the registers of a warpgroup.
+  [[nodiscard]] const cuda::BackwardKernels& backward_kernels(const cuda::BackwardParams& params) const override {
+    const bool aligned = reinterpret_cast<std::uintptr_t>(params.grad_output) % 16 == 0;
+    return params.attention.head_dim <= 128 && aligned ? backward_kernels_sm90() : cuda::kSm80Backward;
   }
 
  private:

@@ -1,0 +1,33 @@
+// The families of backward kernels. Each function enqueues on `stream` of the current device and returns at once.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/backward/backward_params.h"
+#include "kernels/cuda/launch.h"
+
+namespace modelopt::kernels::cuda {
+
+/// The two halves of a family. Both read row_stats and write the gradients that are not null.
+struct BackwardKernels {
+  void (*queries)(const BackwardParams&, const Workspace&, cudaStream_t);
+  void (*keys)(const BackwardParams&, const Workspace&, cudaStream_t);
+};
+
+/// mma.sync, any GPU from sm_80 on: any head_dim, dtype and alignment.
+extern const BackwardKernels kSm80Backward;
+
+/// TMA and wgmma: 16-bit elements, head_dim a multiple of 8 up to 128, all bases and strides multiples of 16 bytes.
+extern const BackwardKernels kSm90Backward;
+
+/// Enqueues a forward that writes output, log-sum-exp and mask.
+using ForwardRun = void (*)(const AttentionParams&, const Workspace&, cudaStream_t);
+
+/// All gradients of one problem. `params` has everything but row_stats, sum_k and sum_v; its mask may be of any
+/// alignment. Where `decide_again`, there is no mask, and `forward` finds what was attended once more: it is the very
+/// kernel that the problem's forward ran, so its scores have the same bits. It does so for as many heads at a time as
+/// give kMaxMaskBytes of mask.
+void run_backward(BackwardParams params, bool decide_again, ForwardRun forward, const BackwardKernels& kernels,
+                  const Workspace& workspace, cudaStream_t stream);
+
+}  // namespace modelopt::kernels::cuda

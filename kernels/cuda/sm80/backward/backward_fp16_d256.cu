@@ -1,0 +1,9 @@
+#include "kernels/cuda/sm80/backward/launch_backward.cuh"
+
+namespace modelopt::kernels::cuda::sm80 {
+
+template void launch_backward<__half, 256, Gradients::kQueries>(const BackwardLaunch&, cudaStream_t);
+template void launch_backward<__half, 256, Gradients::kKeys>(const BackwardLaunch&, cudaStream_t);
+template void launch_backward<__half, 256, Gradients::kValues>(const BackwardLaunch&, cudaStream_t);
+
+}  // namespace modelopt::kernels::cuda::sm80

@@ -1,0 +1,8 @@
+#include "kernels/cuda/sm80/backward/launch_backward.cuh"
+
+namespace modelopt::kernels::cuda::sm80 {
+
+template void launch_backward<__half, 64, Gradients::kQueries>(const BackwardLaunch&, cudaStream_t);
+template void launch_backward<__half, 64, Gradients::kKeysAndValues>(const BackwardLaunch&, cudaStream_t);
+
+}  // namespace modelopt::kernels::cuda::sm80

@@ -1,0 +1,41 @@
+#include "kernels/cuda/sm90/backward/sequence_maps.h"
+
+#include "kernels/cuda/cuda_error.h"
+
+namespace modelopt::kernels::cuda::sm90 {
+namespace {
+
+constexpr int kThreads = 128;
+
+/// One thread per map.
+__global__ void __launch_bounds__(kThreads)
+    move_maps(AttentionParams params, const __grid_constant__ SequenceMapTemplates templates, CUtensorMap* maps) {
+  const int index = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (index >= params.batch * kBackwardMapKinds) return;
+  const int kind = index % kBackwardMapKinds;
+  const SequenceRange s = sequence_range(params, index / kBackwardMapKinds);
+  CUtensorMap* map = maps + index;
+  const auto* from = reinterpret_cast<const uint4*>(&templates.maps[kind]);
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(CUtensorMap) / sizeof(uint4)); ++i) {
+    reinterpret_cast<uint4*>(map)[i] = from[i];
+  }
+  const bool of_queries = templates.of_queries[kind];
+  const char* base = static_cast<const char*>(templates.base[kind]) +
+                     (of_queries ? s.q_start : s.k_start) * templates.bytes_per_row[kind];
+  const int extent = max(1, of_queries ? s.q_len : s.k_len);
+  asm volatile("tensormap.replace.tile.global_address.global.b1024.b64 [%0], %1;" ::"l"(map), "l"(base) : "memory");
+  asm volatile("tensormap.replace.tile.global_dim.global.b1024.b32 [%0], 2, %1;" ::"l"(map), "r"(extent) : "memory");
+  asm volatile("fence.proxy.tensormap::generic.release.gpu;" ::: "memory");
+}
+
+}  // namespace
+
+void make_sequence_maps(const AttentionParams& params, const SequenceMapTemplates& templates, CUtensorMap* maps,
+                        cudaStream_t stream) {
+  const int blocks = (params.batch * kBackwardMapKinds + kThreads - 1) / kThreads;
+  move_maps<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(params, templates, maps);
+  MODELOPT_CUDA_CHECK(cudaGetLastError(), "launching move_maps for ", params.batch, " sequences");
+}
+
+}  // namespace modelopt::kernels::cuda::sm90
