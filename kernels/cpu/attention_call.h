@@ -61,6 +61,14 @@ struct AttentionStats {
   std::int64_t pairs_attended = 0;
 };
 
+/// Thresholds of attention_calibrate, and what one task counts.
+struct SkipTrials {
+  const float* log_lambda;       ///< [count] ln(lambda)
+  std::int64_t count;
+  std::int64_t* blocks_skipped;  ///< [count], added to
+  std::int64_t* blocks_visible;  ///< added to
+};
+
 /// The kernel for one element type on one instruction set.
 struct AttentionKernel {
   int block_lanes;  ///< (row, head) pairs that are computed at once; a task is best a multiple of it
@@ -68,6 +76,8 @@ struct AttentionKernel {
   std::size_t (*scratch_bytes)(int head_dim, std::int64_t lanes);
   /// Writes output, logsumexp and mask of the task's rows, and `stats` unless it is null.
   void (*run)(const AttentionCall& call, const AttentionTask& task, void* scratch, AttentionStats* stats);
+  /// Runs a dense task of one query block and head, to the bits of `run`, and counts.
+  void (*calibrate)(const AttentionCall& call, const AttentionTask& task, void* scratch, const SkipTrials& trials);
 };
 
 /// The kernels of one instruction set.

@@ -66,7 +66,8 @@ void add_row_ranges(const AttentionProblem& problem, std::int64_t rows, Attentio
 
 }  // namespace
 
-std::vector<AttentionTask> attention_tasks(const AttentionProblem& problem, int block_lanes, int threads) {
+std::vector<AttentionTask> attention_tasks(const AttentionProblem& problem, int block_lanes, int threads,
+                                           bool by_query_block) {
   std::vector<AttentionTask> tasks;
   if (problem.q.size(1) == 0) return tasks;
   const std::int64_t rows = rows_per_task(problem, problem.q.size(1) / problem.k.size(1), block_lanes, threads);
@@ -80,7 +81,7 @@ std::vector<AttentionTask> attention_tasks(const AttentionProblem& problem, int 
     task.k_len = sequence.k_len;
     task.sparse_nm = sequence.sparse_nm;
     task.log_lambda = skip_log_lambda(sequence.lambda);
-    if (sequence.lambda > 0 || problem.stats.defined()) {
+    if (sequence.lambda > 0 || by_query_block) {
       add_query_blocks(problem, task, tasks);
     } else {
       add_row_ranges(problem, rows, task, tasks);

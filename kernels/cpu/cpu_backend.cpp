@@ -1,84 +1,35 @@
 // The fast CPU backend: cuts the problem into tasks and lets threads take them, on the widest instruction set there is.
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <atomic>
 #include <limits>
 #include <memory>
-#include <new>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cpu/attention_call.h"
 #include "kernels/cpu/attention_tasks.h"
-#include "kernels/reference/reference_backward.h"
+#include "kernels/cpu/backward_run.h"
+#include "kernels/cpu/cpu_call.h"
+#include "kernels/skip.h"
 
 namespace modelopt::kernels {
 namespace cpu {
 namespace {
 
-/// The kernels for the instruction set that ATen runs on (environment variable ATEN_CPU_CAPABILITY lowers it).
-const AttentionKernels& kernels_of_this_cpu() {
+const AttentionKernels& forward_kernels() {
 #ifdef MODELOPT_CPU_X86
-  static const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") return kAvx512Kernels;
-  if (capability == "AVX2") return kAvx2Kernels;
-#endif
+  return kernels_of_this_cpu(kPortableKernels, kAvx2Kernels, kAvx512Kernels);
+#else
   return kPortableKernels;
+#endif
 }
 
 bool is_supported(at::ScalarType dtype) {
   return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
 }
-
-const AttentionKernel& kernel_for(at::ScalarType dtype) {
-  const AttentionKernels& kernels = kernels_of_this_cpu();
-  if (dtype == at::kDouble) return kernels.float64;
-  if (dtype == at::kBFloat16) return kernels.bfloat16;
-  return dtype == at::kHalf ? kernels.float16 : kernels.float32;
-}
-
-PackedRows rows_of(const at::Tensor& tensor) { return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1)}; }
-
-AttentionCall call_of(const AttentionProblem& problem) {
-  const bool masked = problem.mask.defined();
-  return {.q = rows_of(problem.q),
-          .k = rows_of(problem.k),
-          .v = rows_of(problem.v),
-          .head_dim = static_cast<int>(problem.q.size(2)),
-          .num_heads = problem.q.size(1),
-          .is_causal = problem.is_causal,
-          .softmax_scale = problem.softmax_scale,
-          .sparsity_n = static_cast<int>(problem.sparsity_n),
-          .sparsity_m = static_cast<int>(problem.sparsity_m),
-          .num_sink_tokens = problem.num_sink_tokens,
-          .dense_window_size = problem.dense_window_size,
-          .sliding_window = problem.sliding_window,
-          .skip_bc = problem.skip_bc,
-          .output = problem.output.data_ptr(),
-          .logsumexp = problem.logsumexp.data_ptr(),
-          .mask = masked ? problem.mask.data_ptr<std::uint8_t>() : nullptr,
-          .mask_bytes = masked ? problem.mask.size(2) : 0};
-}
-
-/// Memory of one worker, aligned for the widest vectors.
-class ScratchBuffer {
- public:
-  explicit ScratchBuffer(std::size_t bytes) : memory_(::operator new(bytes, kAlignment)) {}
-  ~ScratchBuffer() { ::operator delete(memory_, kAlignment); }
-  ScratchBuffer(const ScratchBuffer&) = delete;
-  ScratchBuffer& operator=(const ScratchBuffer&) = delete;
-  [[nodiscard]] void* get() const { return memory_; }
-
- private:
-  static constexpr std::align_val_t kAlignment{64};
-  void* memory_;
-};
 
 /// Rows of no sequence: output and mask 0, log-sum-exp -inf.
 void fill_rows_of_no_sequence(const AttentionProblem& problem) {
@@ -113,6 +64,36 @@ void add_up_stats(const std::vector<AttentionTask>& tasks, const std::vector<Att
   }
 }
 
+/// Runs body(task's index, worker's scratch) for all tasks; threads take the next free one.
+template <typename Body>
+void for_each_task(const std::vector<AttentionTask>& tasks, const AttentionKernel& kernel, int head_dim, Body body) {
+  std::int64_t lanes = 0;
+  for (const AttentionTask& task : tasks) lanes = std::max(lanes, task.row_count * task.head_count);
+  const std::size_t scratch_bytes = kernel.scratch_bytes(head_dim, lanes);
+  const auto workers = std::min<std::int64_t>(at::get_num_threads(), static_cast<std::int64_t>(tasks.size()));
+  std::atomic<std::size_t> next{0};
+  at::parallel_for(0, workers, 1, [&](std::int64_t, std::int64_t) {
+    const ScratchBuffer scratch(scratch_bytes);
+    for (std::size_t i = next++; i < tasks.size(); i = next++) body(i, scratch.get());
+  });
+}
+
+/// counts [B, Hq, T, 2] from those of the tasks, each 1 + T: blocks visible, and blocks skipped by each trial.
+void add_up_counts(const std::vector<AttentionTask>& tasks, const std::vector<std::int64_t>& task_counts,
+                   const at::Tensor& counts) {
+  counts.zero_();
+  auto* const data = counts.data_ptr<std::int64_t>();
+  const std::int64_t trials = counts.size(2);
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    const std::int64_t* const of_task = task_counts.data() + static_cast<std::int64_t>(i) * (1 + trials);
+    std::int64_t* const of_head = data + (tasks[i].sequence * counts.size(1) + tasks[i].head_begin) * trials * 2;
+    for (std::int64_t t = 0; t < trials; ++t) {
+      of_head[2 * t] += of_task[0];
+      of_head[2 * t + 1] += of_task[1 + t];
+    }
+  }
+}
+
 }  // namespace
 
 class CpuBackend final : public Backend {
@@ -130,40 +111,43 @@ class CpuBackend final : public Backend {
     return unsupported(traits);
   }
 
-  void backward(const BackwardProblem& problem) const override {
-    BackwardProblem masked = problem;
-    if (!masked.forward.mask.defined()) {
-      AttentionProblem again = problem.forward;
-      std::int64_t keys = 0;
-      for (const Sequence& sequence : again.sequences) keys = std::max(keys, sequence.k_len);
-      again.output = at::empty_like(again.output);
-      again.logsumexp = at::empty_like(again.logsumexp);
-      again.mask = at::empty({again.q.size(0), again.q.size(1), (keys + 7) / 8}, again.q.options().dtype(at::kByte));
-      run(again);
-      masked.forward.mask = again.mask;
-    }
-    reference_backward(masked);
-  }
+  void backward(const BackwardProblem& problem) const override { run_backward(problem); }
 
   void run(const AttentionProblem& problem) const override {
     fill_rows_of_no_sequence(problem);
-    const AttentionKernel& kernel = kernel_for(problem.q.scalar_type());
+    const AttentionKernel& kernel = kernel_for(forward_kernels(), problem.q.scalar_type());
     const AttentionCall call = call_of(problem);
-    const std::vector<AttentionTask> tasks = attention_tasks(problem, kernel.block_lanes, at::get_num_threads());
-    std::vector<AttentionStats> stats(problem.stats.defined() ? tasks.size() : 0);
-
-    std::int64_t lanes = 0;
-    for (const AttentionTask& task : tasks) lanes = std::max(lanes, task.row_count * task.head_count);
-    const std::size_t scratch_bytes = kernel.scratch_bytes(call.head_dim, lanes);
-    const auto workers = std::min<std::int64_t>(at::get_num_threads(), static_cast<std::int64_t>(tasks.size()));
-    std::atomic<std::size_t> next{0};
-    at::parallel_for(0, workers, 1, [&](std::int64_t, std::int64_t) {
-      const ScratchBuffer scratch(scratch_bytes);
-      for (std::size_t i = next++; i < tasks.size(); i = next++) {
-        kernel.run(call, tasks[i], scratch.get(), stats.empty() ? nullptr : &stats[i]);
-      }
+    const bool counting = problem.stats.defined();
+    const auto tasks = attention_tasks(problem, kernel.block_lanes, at::get_num_threads(), counting);
+    std::vector<AttentionStats> stats(counting ? tasks.size() : 0);
+    for_each_task(tasks, kernel, call.head_dim, [&](std::size_t i, void* scratch) {
+      kernel.run(call, tasks[i], scratch, counting ? &stats[i] : nullptr);
     });
-    if (problem.stats.defined()) add_up_stats(tasks, stats, problem.stats);
+    if (counting) add_up_stats(tasks, stats, problem.stats);
+  }
+
+  [[nodiscard]] std::optional<std::string> unsupported_calibrate(const AttentionTraits& traits) const override {
+    return unsupported(traits);
+  }
+
+  void calibrate(const AttentionProblem& problem, const std::vector<double>& trials,
+                 const at::Tensor& counts) const override {
+    fill_rows_of_no_sequence(problem);
+    const AttentionKernel& kernel = kernel_for(forward_kernels(), problem.q.scalar_type());
+    const AttentionCall call = call_of(problem);
+    std::vector<float> log_lambda(trials.size());
+    std::transform(trials.begin(), trials.end(), log_lambda.begin(), skip_log_lambda);
+    const auto tasks = attention_tasks(problem, kernel.block_lanes, at::get_num_threads(), /*by_query_block=*/true);
+    std::vector<std::int64_t> task_counts(tasks.size() * (1 + trials.size()));
+    for_each_task(tasks, kernel, call.head_dim, [&](std::size_t i, void* scratch) {
+      std::int64_t* const of_task = task_counts.data() + i * (1 + trials.size());
+      kernel.calibrate(call, tasks[i], scratch,
+                       {.log_lambda = log_lambda.data(),
+                        .count = static_cast<std::int64_t>(trials.size()),
+                        .blocks_skipped = of_task + 1,
+                        .blocks_visible = of_task});
+    });
+    add_up_counts(tasks, task_counts, counts);
   }
 };
 

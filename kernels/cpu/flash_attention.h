@@ -52,16 +52,22 @@ class FlashAttention {
     FlashAttention(call, task, memory, stats).run();
   }
 
- private:
+  static void calibrate(const AttentionCall& call, const AttentionTask& task, void* memory, const SkipTrials& trials) {
+    FlashAttention(call, task, memory, nullptr, &trials).run();
+  }
+
+ protected:  // the backward (backward_kernel.h) goes through the same tiles
   using Mask = typename V::Mask;
   static constexpr T kInfinity = std::numeric_limits<T>::infinity();
   static constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
   static constexpr double kLog2E = 1.4426950408889634074;
 
-  FlashAttention(const AttentionCall& call, const AttentionTask& task, void* memory, AttentionStats* stats)
+  FlashAttention(const AttentionCall& call, const AttentionTask& task, void* memory, AttentionStats* stats,
+                 const SkipTrials* trials = nullptr)
       : call_(call),
         task_(task),
         stats_(stats),
+        trials_(trials),
         s_(memory, call.head_dim, task.row_count * task.head_count),
         lanes_(task.row_count * task.head_count),
         head_dim_(call.head_dim),
@@ -73,9 +79,10 @@ class FlashAttention {
     if (call_.mask != nullptr) clear_mask();
     const std::int64_t begin = first_visible(s_.position[0]);
     const std::int64_t end = last_visible(s_.position[lanes_ - 1]) + 1;
-    if (task_.log_lambda > -std::numeric_limits<float>::infinity()) {
-      attend_unskipped_blocks(begin, end);
+    if (skips()) {
+      for_each_unskipped_block(begin, end, [&](std::int64_t from, std::int64_t to) { attend_tiles(from, to); });
     } else {
+      if (trials_ != nullptr) forget_blocks(0, FlashScratch<V>::kTileBlocks);
       attend_tiles(begin / kSubtile * kSubtile, end);
     }
     for (std::int64_t block = 0; block < lanes_; block += kBlockLanes) normalize(block);
@@ -215,6 +222,7 @@ class FlashAttention {
         with_vectors(block, [&](auto nv) { attend_tile<nv.value>(block, begin, tile_end, finite); });
       }
       if (stats_ != nullptr) count_visible_blocks(begin);
+      if (trials_ != nullptr) decide_trials(begin, tile_end, end);
       begin = tile_end;
     }
   }
@@ -224,14 +232,9 @@ class FlashAttention {
     const Span span = score_visible<NV>(block, begin, end);
     if (span.empty()) return;
     if (stats_ != nullptr) count_visible<NV>(block, span);
-    if (skips()) {
-      Reg largest[NV];
-      tile_max<V, NV>(s_.scores, span.begin, span.end, largest);
-      for (int v = 0; v < NV; ++v) raise(s_.running_max + block + v * V::kLanes, largest[v]);
-    }
+    if (trials_ != nullptr) note_tile_blocks<NV>(block, begin, span);
     Mask poisoned[NV];
-    for (int v = 0; v < NV; ++v) poisoned[v] = V::none();
-    if (task_.sparse_nm) select<NV>(block, begin, span, poisoned);
+    decide<NV>(block, begin, span, poisoned);
     if (stats_ != nullptr || call_.mask != nullptr) record_attended<NV>(block, begin, span);
 
     Reg rescale[NV];
@@ -242,6 +245,18 @@ class FlashAttention {
     } else {
       weigh_nonfinite_tile<V, NV>(s_.v_tile, padded_dim_, s_.scores, padded_dim_, span.begin, span.end, rescale, out);
     }
+  }
+
+  /// Visible scores become attended ones: the others -inf. Lanes that see a NaN or +inf score here are `poisoned`.
+  template <int NV>
+  void decide(std::int64_t block, std::int64_t begin, Span span, Mask (&poisoned)[NV]) {
+    if (skips()) {
+      Reg largest[NV];
+      tile_max<V, NV>(s_.scores, span.begin, span.end, largest);
+      for (int v = 0; v < NV; ++v) raise(s_.running_max + block + v * V::kLanes, largest[v]);
+    }
+    for (int v = 0; v < NV; ++v) poisoned[v] = V::none();
+    if (task_.sparse_nm) select<NV>(block, begin, span, poisoned);
   }
 
   /// Scores of a block against the tile in k_tile, -inf where a lane does not see the key.
@@ -344,8 +359,10 @@ class FlashAttention {
 
   enum class Verdict { kUnseen, kSkip, kAttend };
 
-  /// Goes through the key blocks in ascending order; each is scored until some row votes against skipping it.
-  void attend_unskipped_blocks(std::int64_t begin, std::int64_t end) {
+  /// Goes through the key blocks in ascending order; each is scored until some row votes against skipping it, and then
+  /// goes to attend(from, to), which raises running_max.
+  template <class Attend>
+  void for_each_unskipped_block(std::int64_t begin, std::int64_t end, Attend attend) {
     for (std::int64_t block = begin / call_.skip_bc * call_.skip_bc; block < end; block += call_.skip_bc) {
       const std::int64_t from = std::max(block, begin / kSubtile * kSubtile);
       const std::int64_t to = std::min(end, block + call_.skip_bc);
@@ -354,7 +371,7 @@ class FlashAttention {
       seen_subtiles_ = 0;
       if (verdict == Verdict::kAttend) {
         if (stats_ != nullptr) stats_->pairs_visible = counted;  // the tiles count again, all of them
-        attend_tiles(from, to);
+        attend(from, to);
       } else if (verdict == Verdict::kSkip && stats_ != nullptr) {
         ++stats_->blocks_visible;
         ++stats_->blocks_skipped;
@@ -369,7 +386,7 @@ class FlashAttention {
       const std::int64_t tile_end = std::min(end, begin / kKeyTile * kKeyTile + kKeyTile);
       load_tile(call_.k, begin, tile_end, s_.k_tile);
       for (std::int64_t block = 0; block < lanes_; block += kBlockLanes) {
-        with_vectors(block, [&](auto nv) { note_block_max<nv.value>(block, begin, tile_end); });
+        with_vectors(block, [&](auto nv) { note_key_block<nv.value>(block, begin, tile_end); });
       }
       // a larger maximum never turns a vote against skipping into one for it
       if (!every_row_votes_skip(s_.block_max, s_.running_max, s_.sees, lanes_, static_cast<T>(call_.softmax_scale),
@@ -381,25 +398,92 @@ class FlashAttention {
     return std::any_of(s_.sees, s_.sees + lanes_, [](T sees) { return sees != 0; }) ? Verdict::kSkip : Verdict::kUnseen;
   }
 
-  /// Takes a tile's visible scores into block_max and sees; a NaN or +inf makes the row NaN even if it will be skipped.
+  /// Scores a tile of a key block for its vote; a NaN or +inf makes the row NaN even if it will be skipped.
   template <int NV>
-  void note_block_max(std::int64_t block, std::int64_t begin, std::int64_t end) {
+  void note_key_block(std::int64_t block, std::int64_t begin, std::int64_t end) {
     const Span span = score_visible<NV>(block, begin, end);
     if (stats_ != nullptr) count_visible<NV>(block, span);
+    note_block_max<NV>(block, span, s_.block_max, s_.sees);
+    for (int v = 0; v < NV; ++v) {
+      T* const p = s_.sum + block + v * V::kLanes;
+      Reg sum = V::load(p);
+      for (int key = span.begin; key < span.end; ++key) {
+        const Reg score = V::load(s_.scores + (key * NV + v) * V::kLanes);
+        sum = V::blend(V::not_less(score, V::set1(kInfinity)), V::set1(kNaN), sum);
+      }
+      V::store(p, sum);
+    }
+  }
+
+  /// Takes the scores of some keys of a tile into block_max and sees, [lanes] each.
+  template <int NV>
+  void note_block_max(std::int64_t block, Span span, T* block_max, T* sees) {
     for (int v = 0; v < NV; ++v) {
       const std::int64_t lane = block + v * V::kLanes;
       Reg largest = V::set1(-kInfinity);
-      Reg sees = V::load(s_.sees + lane);
-      Reg sum = V::load(s_.sum + lane);
+      Reg seen = V::load(sees + lane);
       for (int key = span.begin; key < span.end; ++key) {
         const Reg score = V::load(s_.scores + (key * NV + v) * V::kLanes);
         largest = V::max(score, largest);
-        sees = V::blend(V::unequal(score, V::set1(-kInfinity)), V::set1(1), sees);
-        sum = V::blend(V::not_less(score, V::set1(kInfinity)), V::set1(kNaN), sum);
+        seen = V::blend(V::unequal(score, V::set1(-kInfinity)), V::set1(1), seen);
       }
-      raise(s_.block_max + lane, largest);
-      V::store(s_.sees + lane, sees);
-      V::store(s_.sum + lane, sum);
+      raise(block_max + lane, largest);
+      V::store(sees + lane, seen);
+    }
+  }
+
+  // --- attention_calibrate -----------------------------------------------------------------------
+  // The key blocks that a tile touches have a row of block_max and sees each, the first of them row 0. A block that the
+  // tile does not end moves to row 0 for the next one.
+
+  [[nodiscard]] std::int64_t padded_lanes() const { return round_up(lanes_, V::kLanes); }
+
+  void forget_blocks(std::int64_t first, std::int64_t end) {
+    std::fill(s_.block_max + first * padded_lanes(), s_.block_max + end * padded_lanes(), -kInfinity);
+    std::fill(s_.sees + first * padded_lanes(), s_.sees + end * padded_lanes(), T(0));
+  }
+
+  /// Takes the scores of the tile that starts at `begin` into the rows of its key blocks.
+  template <int NV>
+  void note_tile_blocks(std::int64_t block, std::int64_t begin, Span span) {
+    const std::int64_t first = begin / call_.skip_bc, key_end = begin + span.end;
+    for (std::int64_t key = begin + span.begin; key < key_end;) {
+      const std::int64_t index = key / call_.skip_bc, next = std::min((index + 1) * call_.skip_bc, key_end);
+      const Span part{static_cast<int>(key - begin), static_cast<int>(next - begin)};
+      note_block_max<NV>(block, part, s_.block_max + (index - first) * padded_lanes(),
+                         s_.sees + (index - first) * padded_lanes());
+      key = next;
+    }
+  }
+
+  /// Counts the key blocks that end in the tile [begin, end), for every trial; the last tile ends at `last_end`.
+  void decide_trials(std::int64_t begin, std::int64_t end, std::int64_t last_end) {
+    std::int64_t row = 0;
+    for (std::int64_t index = begin / call_.skip_bc; index * call_.skip_bc < end; ++index, ++row) {
+      T* const block_max = s_.block_max + row * padded_lanes();
+      T* const sees = s_.sees + row * padded_lanes();
+      if ((index + 1) * call_.skip_bc > end && end < last_end) {
+        if (row == 0) return;
+        std::copy_n(block_max, padded_lanes(), s_.block_max);
+        std::copy_n(sees, padded_lanes(), s_.sees);
+        forget_blocks(1, row + 1);
+        return;
+      }
+      decide_block(block_max, sees);
+    }
+    forget_blocks(0, row);
+  }
+
+  void decide_block(const T* block_max, const T* sees) {
+    if (std::none_of(sees, sees + lanes_, [](T seen) { return seen != 0; })) return;
+    ++*trials_->blocks_visible;
+    for (std::int64_t t = 0; t < trials_->count; ++t) {
+      trials_->blocks_skipped[t] +=
+          every_row_votes_skip(block_max, s_.running_max, sees, lanes_, static_cast<T>(call_.softmax_scale),
+                               trials_->log_lambda[t]);
+    }
+    for (std::int64_t lane = 0; lane < lanes_; ++lane) {
+      s_.running_max[lane] = std::max(s_.running_max[lane], block_max[lane]);
     }
   }
 
@@ -448,7 +532,8 @@ class FlashAttention {
 
   const AttentionCall& call_;
   const AttentionTask& task_;
-  AttentionStats* stats_;
+  AttentionStats* const stats_;      ///< null: not counted
+  const SkipTrials* const trials_;  ///< null: no attention_calibrate
   FlashScratch<V> s_;
   const std::int64_t lanes_;
   const int head_dim_;

@@ -9,7 +9,7 @@ namespace modelopt::kernels::cpu {
 template <class V, typename Element>
 constexpr AttentionKernel flash_kernel() {
   using Flash = FlashAttention<V, Element>;
-  return {.block_lanes = Flash::kBlockLanes, .scratch_bytes = &Flash::scratch_bytes, .run = &Flash::run};
+  return {.block_lanes = Flash::kBlockLanes, .scratch_bytes = &Flash::scratch_bytes, .run = &Flash::run, .calibrate = &Flash::calibrate};
 }
 
 template <class FloatVec, class DoubleVec>

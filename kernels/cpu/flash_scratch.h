@@ -25,6 +25,7 @@ class FlashScratch {
   using T = typename V::Scalar;
   static constexpr int kBlockLanes = V::kMaxVectors * V::kLanes;
   using Range = LaneRange<T, kBlockLanes>;
+  static constexpr int kTileBlocks = kKeyTile / kSubtile;  ///< a key block of skip-softmax has 8 keys at least
 
   FlashScratch(void* memory, std::int64_t head_dim, std::int64_t lanes) : base_(static_cast<char*>(memory)) {
     const std::int64_t padded_lanes = round_up(lanes, V::kLanes);
@@ -40,8 +41,8 @@ class FlashScratch {
     max = take<T>(padded_lanes);
     sum = take<T>(padded_lanes);
     running_max = take<T>(padded_lanes);
-    block_max = take<T>(padded_lanes);
-    sees = take<T>(padded_lanes);
+    block_max = take<T>(kTileBlocks * padded_lanes);
+    sees = take<T>(kTileBlocks * padded_lanes);
     position = take<std::int64_t>(padded_lanes);
     result_row = take<std::int64_t>(padded_lanes);
   }
@@ -59,8 +60,8 @@ class FlashScratch {
   T* max;                    ///< [lanes] largest attended score so far, unscaled
   T* sum;                    ///< [lanes] sum of the weights relative to it
   T* running_max;            ///< [lanes] largest visible score so far (skip-softmax, as the next two)
-  T* block_max;              ///< [lanes] largest visible score of the key block
-  T* sees;                   ///< [lanes] 1 if the row sees a key of the key block, else 0
+  T* block_max;              ///< [key blocks of a tile][lanes] largest visible score of the key block
+  T* sees;                   ///< [key blocks of a tile][lanes] 1 if the row sees a key of the key block, else 0
   std::int64_t* position;    ///< [lanes] absolute position of the row
   std::int64_t* result_row;  ///< [lanes] index into the results, as [total_q * num_heads]
 
