@@ -109,6 +109,17 @@ class Backend {
   virtual void backward(const BackwardProblem& /*problem*/) const {
     throw Unsupported(str("backend \"", name(), "\" has no backward"));
   }
+
+  /// Why it cannot run attention_calibrate on such a problem; nullopt if it can.
+  [[nodiscard]] virtual std::optional<std::string> unsupported_calibrate(const AttentionTraits& /*traits*/) const {
+    return "has no attention_calibrate";
+  }
+  /// Runs the problem, which is dense (no N:M, no lambda), to the bits of run(), and writes every element of counts:
+  /// int64 [B, Hq, T, 2], contiguous = blocks visible, and blocks that run() with trial t as lambda would skip.
+  virtual void calibrate(const AttentionProblem& /*problem*/, const std::vector<double>& /*trials*/,
+                         const at::Tensor& /*counts*/) const {
+    throw Unsupported(str("backend \"", name(), "\" has no attention_calibrate"));
+  }
 };
 
 // One factory per backend folder.

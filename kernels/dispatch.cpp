@@ -53,14 +53,37 @@ std::optional<std::string> reason_against(const Backend& backend, const Attentio
   return backend.unsupported(traits);
 }
 
+std::optional<std::string> reason_against_calibrate(const Backend& backend, const AttentionTraits& traits) {
+  if (auto reason = reason_against(backend, traits)) return reason;
+  return backend.unsupported_calibrate(traits);
+}
+
+/// Why a backend cannot run a problem; nullopt if it can.
+using Reason = std::optional<std::string> (*)(const Backend&, const AttentionTraits&);
+
 /// "sm90: not in this version …; cpu: can run it; …"
-std::string all_reasons(const AttentionTraits& traits) {
+std::string all_reasons(const AttentionTraits& traits, Reason reason) {
   std::string text;
   for (const auto& backend : all_backends()) {
-    text +=
-        str(text.empty() ? "" : "; ", backend->name(), ": ", reason_against(*backend, traits).value_or("can run it"));
+    text += str(text.empty() ? "" : "; ", backend->name(), ": ", reason(*backend, traits).value_or("can run it"));
   }
   return text;
+}
+
+/// The first backend that was asked for and can run the problem, or nullptr.
+const Backend* find(const AttentionTraits& traits, std::string_view requested, Reason reason) {
+  for (const auto& backend : all_backends()) {
+    const bool asked_for = requested == "auto" || backend->name() == requested;
+    if (asked_for && !reason(*backend, traits)) return backend.get();
+  }
+  return nullptr;
+}
+
+const Backend& select(const AttentionTraits& traits, std::string_view requested, std::string_view what, Reason reason) {
+  if (requested != "auto") validate_backend_name(requested);
+  if (const Backend* const backend = find(traits, requested, reason)) return *backend;
+  const std::string subject = requested == "auto" ? "no backend can" : str("backend \"", requested, "\" cannot");
+  throw Unsupported(str(subject, " run ", what, " on ", describe(traits), ": ", all_reasons(traits, reason)));
 }
 
 /// Base and strides are multiples of 16 bytes, as Hopper's copy engine needs them. Strides of sizes <= 1 are never used.
@@ -157,18 +180,15 @@ void validate_backend_name(std::string_view name) {
 }
 
 const Backend* find_backend(const AttentionTraits& traits, std::string_view requested) {
-  for (const auto& backend : all_backends()) {
-    const bool asked_for = requested == "auto" || backend->name() == requested;
-    if (asked_for && !reason_against(*backend, traits)) return backend.get();
-  }
-  return nullptr;
+  return find(traits, requested, &reason_against);
 }
 
 const Backend& select_backend(const AttentionTraits& traits, std::string_view requested) {
-  if (requested != "auto") validate_backend_name(requested);
-  if (const Backend* const backend = find_backend(traits, requested)) return *backend;
-  const std::string subject = requested == "auto" ? "no backend can" : str("backend \"", requested, "\" cannot");
-  throw Unsupported(str(subject, " run attention on ", describe(traits), ": ", all_reasons(traits)));
+  return select(traits, requested, "attention", &reason_against);
+}
+
+const Backend& select_calibrate_backend(const AttentionTraits& traits, std::string_view requested) {
+  return select(traits, requested, "attention_calibrate", &reason_against_calibrate);
 }
 
 std::string select_attention_backend(const AttentionTraits& traits, const std::string& requested) {

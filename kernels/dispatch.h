@@ -16,6 +16,9 @@ void validate_backend_name(std::string_view name);
 /// The backend that `requested` ("auto" or a name) resolves to. Throws Unsupported or InvalidArgument.
 [[nodiscard]] const Backend& select_backend(const AttentionTraits& traits, std::string_view requested);
 
+/// The same for attention_calibrate.
+[[nodiscard]] const Backend& select_calibrate_backend(const AttentionTraits& traits, std::string_view requested);
+
 /// The backend that select_backend() would return, or nullptr where it would throw.
 [[nodiscard]] const Backend* find_backend(const AttentionTraits& traits, std::string_view requested);
 

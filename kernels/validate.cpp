@@ -231,6 +231,11 @@ void validate_traits(const AttentionTraits& traits) {
   check_head_dim(traits.head_dim);
 }
 
+void validate_trials(const std::vector<double>& trials) {
+  MODELOPT_CHECK(!trials.empty(), InvalidArgument, "threshold_trials is empty, expected at least one threshold");
+  for (std::size_t i = 0; i < trials.size(); ++i) check_lambda(str("threshold_trials[", i, "]"), trials[i]);
+}
+
 void validate_arguments(const AttentionArgs& args) {
   check_qkv(args);
   check_metadata(args);

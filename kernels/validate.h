@@ -16,6 +16,9 @@ void validate_defined(const AttentionArgs& args);
 /// The dtype and head_dim of a problem without tensors.
 void validate_traits(const AttentionTraits& traits);
 
+/// The thresholds of attention_calibrate.
+void validate_trials(const std::vector<double>& trials);
+
 /// Shapes, strides, dtypes, devices and numbers; reads no tensor data and no lengths, so that it also serves meta
 /// tensors (sizes may be symbolic; only head counts and head_dim are compared with constants).
 void validate_arguments(const AttentionArgs& args);

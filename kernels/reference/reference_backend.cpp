@@ -53,6 +53,13 @@ class HeadRows {
   std::vector<double> values_;
 };
 
+/// Keys [begin, end) that some row of a query block sees, and what became of them.
+struct KeyBlock {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  bool skipped = false;
+};
+
 /// One head of one sequence.
 template <typename scalar_t>
 class ReferenceHead {
@@ -65,6 +72,13 @@ class ReferenceHead {
         q_(HeadRows::read<scalar_t>(problem.q, sequence_.q_start, sequence_.q_len, head)),
         k_(HeadRows::read<scalar_t>(problem.k, sequence_.k_start, sequence_.k_len, key_head(problem, head))),
         v_(HeadRows::read<scalar_t>(problem.v, sequence_.k_start, sequence_.k_len, key_head(problem, head))) {}
+
+  /// Dense attention; counts [T, 2] are added to.
+  void calibrate(const std::vector<double>& trials, std::int64_t* counts) {
+    trials_ = &trials;
+    counts_ = counts;
+    run();
+  }
 
   void run() {
     // A query block: the rows of this call with the same floor(p / br).
@@ -150,8 +164,8 @@ class ReferenceHead {
   }
 
   /// m_rc - M_rc < ln(lambda), in fp32 (the scaled difference of unscaled maxima: exact wherever the scores are).
-  [[nodiscard]] bool below_threshold(double block_max, double running_max) const {
-    const auto log_lambda = static_cast<float>(std::log(static_cast<double>(static_cast<float>(sequence_.lambda))));
+  [[nodiscard]] bool below_threshold(double block_max, double running_max, double lambda) const {
+    const auto log_lambda = static_cast<float>(std::log(static_cast<double>(static_cast<float>(lambda))));
     const double difference = block_max - running_max;
     if constexpr (std::is_same_v<scalar_t, double>) {
       return static_cast<float>(problem_.softmax_scale * difference) < log_lambda;
@@ -162,8 +176,9 @@ class ReferenceHead {
 
   /// Visits the key blocks in ascending order. Block c is skipped if m_rc - M_rc < ln(lambda) for every row r of the
   /// query block that sees a key of c; m_rc is the row's maximum in the block, M_rc its running maximum up to and
-  /// including c.
-  void decide_blocks(std::vector<Row>& rows) {
+  /// including c. Returns the blocks with a visible key.
+  [[nodiscard]] std::vector<KeyBlock> decide_blocks(const std::vector<Row>& rows, double lambda) const {
+    std::vector<KeyBlock> blocks;
     std::vector<double> running_max(rows.size(), -kInfinity);
     for (std::int64_t begin = 0; begin < sequence_.k_len; begin += problem_.skip_bc) {
       const std::int64_t end = std::min(begin + problem_.skip_bc, sequence_.k_len);
@@ -180,13 +195,28 @@ class ReferenceHead {
         if (!sees) continue;  // no vote
         block_visible = true;
         running_max[r] = std::max(running_max[r], block_max);
-        if (!below_threshold(block_max, running_max[r])) skipped = false;
+        if (!below_threshold(block_max, running_max[r], lambda)) skipped = false;
       }
-      if (!block_visible) continue;
+      if (block_visible) blocks.push_back({begin, end, skipped});
+    }
+    return blocks;
+  }
+
+  void skip_blocks(std::vector<Row>& rows) {
+    for (const KeyBlock& block : decide_blocks(rows, sequence_.lambda)) {
       ++blocks_visible_;
-      if (!skipped) continue;
+      if (!block.skipped) continue;
       ++blocks_skipped_;
-      for (Row& row : rows) std::fill(row.attended.begin() + begin, row.attended.begin() + end, 0);
+      for (Row& row : rows) std::fill(row.attended.begin() + block.begin, row.attended.begin() + block.end, 0);
+    }
+  }
+
+  void count_trials(const std::vector<Row>& rows) const {
+    for (std::size_t t = 0; t < trials_->size(); ++t) {
+      for (const KeyBlock& block : decide_blocks(rows, (*trials_)[t])) {
+        ++counts_[2 * t];
+        counts_[2 * t + 1] += block.skipped;
+      }
     }
   }
 
@@ -196,7 +226,8 @@ class ReferenceHead {
       rows.push_back(make_row(i));
       if (sequence_.sparse_nm) select_n_of_m(rows.back());
     }
-    decide_blocks(rows);
+    skip_blocks(rows);
+    if (trials_ != nullptr) count_trials(rows);
     for (const Row& row : rows) {
       pairs_visible_ += std::count(row.visible.begin(), row.visible.end(), 1);
       pairs_attended_ += std::count(row.attended.begin(), row.attended.end(), 1);
@@ -254,6 +285,8 @@ class ReferenceHead {
   const std::int64_t batch_;
   const std::int64_t head_;
   const HeadRows q_, k_, v_;
+  const std::vector<double>* trials_ = nullptr;  // of attention_calibrate
+  std::int64_t* counts_ = nullptr;
   std::int64_t blocks_visible_ = 0;
   std::int64_t blocks_skipped_ = 0;
   std::int64_t pairs_visible_ = 0;
@@ -270,14 +303,19 @@ class ReferenceBackend final : public Backend {
   }
 
   void run(const AttentionProblem& problem) const override {
-    // Rows of no sequence.
-    problem.output.zero_();
-    problem.logsumexp.fill_(-kInfinity);
-    if (problem.mask.defined()) problem.mask.zero_();
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, problem.q.scalar_type(), "attention_reference", [&] {
-      for (std::int64_t b = 0; b < static_cast<std::int64_t>(problem.sequences.size()); ++b) {
-        for (std::int64_t h = 0; h < problem.q.size(1); ++h) ReferenceHead<scalar_t>(problem, b, h).run();
-      }
+    for_each_head(problem, [](auto head, std::int64_t) { head.run(); });
+  }
+
+  [[nodiscard]] std::optional<std::string> unsupported_calibrate(const AttentionTraits& traits) const override {
+    return unsupported(traits);
+  }
+
+  void calibrate(const AttentionProblem& problem, const std::vector<double>& trials,
+                 const at::Tensor& counts) const override {
+    counts.zero_();
+    auto* const data = counts.data_ptr<std::int64_t>();
+    for_each_head(problem, [&](auto head, std::int64_t index) {
+      head.calibrate(trials, data + index * static_cast<std::int64_t>(trials.size()) * 2);
     });
   }
 
@@ -294,6 +332,20 @@ class ReferenceBackend final : public Backend {
   }
 
  private:
+  /// Calls body(head, b * Hq + h) for the heads of all sequences, after the rows of no sequence are written.
+  template <typename Body>
+  static void for_each_head(const AttentionProblem& problem, Body body) {
+    problem.output.zero_();
+    problem.logsumexp.fill_(-kInfinity);
+    if (problem.mask.defined()) problem.mask.zero_();
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, problem.q.scalar_type(), "attention_reference", [&] {
+      for (std::int64_t b = 0; b < static_cast<std::int64_t>(problem.sequences.size()); ++b) {
+        for (std::int64_t h = 0; h < problem.q.size(1); ++h)
+          body(ReferenceHead<scalar_t>(problem, b, h), b * problem.q.size(1) + h);
+      }
+    });
+  }
+
   /// What the forward attended to, by running it again.
   [[nodiscard]] at::Tensor attended_mask(AttentionProblem problem) const {
     std::int64_t keys = 0;

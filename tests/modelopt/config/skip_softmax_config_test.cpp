@@ -102,7 +102,7 @@ TEST_CASE("skip-softmax configurations survive a round trip") {
 
 TEST_CASE("thresholds out of their domain are refused, each at its place") {
   const std::string number = ", expected a number from 0 on and less than 1";
-  CHECK(message_of(skip(R"("skip_softmax_threshold": 1)")) == kRule + ".skip_softmax_threshold: 1" + number);
+  CHECK(message_of(skip(R"("skip_softmax_threshold": 1)")) == kRule + ".skip_softmax_threshold: 1.0" + number);
   CHECK(message_of(skip(R"("skip_softmax_threshold": 0.9999999999)")) ==
         kRule + ".skip_softmax_threshold: 0.9999999999" + number);
   CHECK(message_of(skip(R"("skip_softmax_threshold": -0.1)")) == kRule + ".skip_softmax_threshold: -0.1" + number);
