@@ -174,9 +174,10 @@ class CudaBackend : public Backend {
     };
     const bool empty = params.batch == 0 || params.max_q_len == 0 || params.max_k_len == 0;
     // The mask and the statistics come from the backend's own kernel; its output is then written over by the decode
-    // kernel, so that asking for them changes no bit.
+    // kernel, so that asking for them changes no bit. With skip-softmax the decode kernel, which decides, records.
     const bool decode = !empty && cuda::decode_fits(params);
-    const bool own_kernel = !empty && (!decode || params.mask != nullptr || params.stats != nullptr);
+    const bool records = params.mask != nullptr || params.stats != nullptr;
+    const bool own_kernel = !empty && (!decode || (records && !params.skips()));
     if (empty || (own_kernel && !fills_rows_)) cuda::fill_unowned_rows(params, stream);
     if (own_kernel) run_(params, workspace, stream);
     if (decode) cuda::run_decode(params, workspace, stream);

@@ -25,7 +25,8 @@ void run_sm80(const AttentionParams& params, const Workspace& workspace, cudaStr
 /// sm90: TMA, wgmma and wgmma.sp, warp-specialised.
 void run_sm90(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream);
 
-/// Few query rows per key head (max_q_len * heads / kv_heads <= 16), dense: keys are split over the GPU.
+/// Few query rows per key head (max_q_len * heads / kv_heads <= 16), without N:M: keys are split over the GPU. Writes
+/// the mask and the statistics with skip-softmax only.
 [[nodiscard]] bool decode_fits(const AttentionParams& params);
 void run_decode(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream);
 

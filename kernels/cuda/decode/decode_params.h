@@ -1,4 +1,4 @@
-// Decode in two kernels: split_keys attends to the keys in chunks, merge_chunks puts the chunks of a row together.
+// Decode in two kernels: split_keys (with skip-softmax: skip_keys) attends to the keys in chunks, merge_chunks puts the chunks of a row together.
 //
 // A chunk is 2^kChunkKeysLog2 consecutive keys of one sequence for one key head, counted from the sequence's first key.
 // One warp computes it for all query rows of all query heads that read the key head, and leaves the rows' maxima, sums
@@ -30,6 +30,10 @@ struct DecodeParams {
   int* chunk_offsets = nullptr;       ///< [batch + 1], written by split_keys: chunks of the sequences before
   float* partial_output = nullptr;    ///< [capacity, kv_heads, rows, head_dim]
   float2* partial_softmax = nullptr;  ///< [capacity, kv_heads, rows]: row maximum of the scores, sum of the weights
+  // With skip-softmax (skip_keys.cuh); everything fits then.
+  unsigned* next_work = nullptr;     ///< zeroed: the chunk (times key heads) that is to be taken next
+  unsigned* chunk_states = nullptr;  ///< [capacity, kv_heads], zeroed: what chunk_maxima holds
+  float* chunk_maxima = nullptr;     ///< [capacity, kv_heads, rows]: largest scores
 };
 
 /// Keys [begin, end) of a sequence.

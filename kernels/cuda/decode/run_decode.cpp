@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/decode/launch_decode.h"
 #include "kernels/cuda/launch.h"
 
@@ -38,16 +39,36 @@ class Layout {
   std::size_t size_ = 0;
 };
 
+template <typename Element, int kHeadDim>
+void launch_keys(const DecodeParams& params, cudaStream_t stream) {
+  if (params.attention.skips()) {
+    decode::launch_skip_keys<Element, kHeadDim>(params, stream);
+  } else {
+    decode::launch_split_keys<Element, kHeadDim>(params, stream);
+  }
+}
+
 template <typename Element>
 void launch(const DecodeParams& params, cudaStream_t stream) {
   if (params.attention.head_dim <= 64) {
-    decode::launch_split_keys<Element, 64>(params, stream);
+    launch_keys<Element, 64>(params, stream);
   } else if (params.attention.head_dim <= 128) {
-    decode::launch_split_keys<Element, 128>(params, stream);
+    launch_keys<Element, 128>(params, stream);
   } else {
-    decode::launch_split_keys<Element, 256>(params, stream);
+    launch_keys<Element, 256>(params, stream);
   }
   decode::launch_merge_chunks(params, stream);
+}
+
+std::size_t partial_rows(const AttentionParams& p, std::int64_t chunks) {
+  return static_cast<std::size_t>(chunks) * p.kv_heads * p.max_q_len * (p.heads / p.kv_heads);
+}
+
+/// skip_keys needs room for all chunks, whatever the lengths are, and scores blocks that reach out of a chunk again.
+bool skipping_fits(const AttentionParams& p) {
+  constexpr std::int64_t kMostBlockKeys = 4 * kChunk;
+  constexpr std::size_t kMostBytes = std::size_t{1} << 30;
+  return p.skip_bc <= kMostBlockKeys && partial_rows(p, most_chunks(p)) * p.head_dim * sizeof(float) <= kMostBytes;
 }
 
 }  // namespace
@@ -56,8 +77,9 @@ bool decode_fits(const AttentionParams& params) {
   const std::int64_t group = params.heads / params.kv_heads;
   constexpr std::int64_t kMaxBlocks = std::int64_t{1}
                                       << 30;  // half of what a grid takes: blocks that fill rows come on top
-  return params.sparsity_n == 0 && !params.skips() && params.dtype != ElementType::kFloat32 && params.head_dim % 8 == 0 &&
-         params.head_dim <= 256 && params.max_q_len * group <= decode::kMaxRows &&
+  return params.sparsity_n == 0 && (!params.skips() || skipping_fits(params)) &&
+         params.dtype != ElementType::kFloat32 && params.head_dim % 8 == 0 && params.head_dim <= 256 &&
+         params.max_q_len * group <= decode::kMaxRows &&
          std::int64_t{params.batch} * params.max_q_len * params.heads <= kMaxBlocks &&
          aligned(params.q, params.q_strides) && aligned(params.k, params.k_strides) &&
          aligned(params.v, params.v_strides);
@@ -65,21 +87,37 @@ bool decode_fits(const AttentionParams& params) {
 
 void run_decode(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream) {
   const int group = params.heads / params.kv_heads;
-  const std::int64_t capacity = std::min(most_chunks(params), most_chunks_of_disjoint_keys(params));
+  const bool skips = params.skips();
+  const std::int64_t most = most_chunks(params);
+  const std::int64_t capacity = skips ? most : std::min(most, most_chunks_of_disjoint_keys(params));
   DecodeParams decode{.attention = params,
                       .group = group,
                       .rows = params.max_q_len * group,
                       .capacity = static_cast<int>(capacity),
-                      .all_fit = capacity == most_chunks(params)};
-  const std::size_t partial_rows = std::size_t(decode.capacity) * params.kv_heads * decode.rows;
+                      .all_fit = capacity == most};
+  const std::size_t rows = partial_rows(params, capacity);
+  const std::size_t state_bytes = (1 + std::size_t(decode.capacity) * params.kv_heads) * sizeof(unsigned);
   Layout layout;
   const std::size_t offsets = layout.add((std::size_t(params.batch) + 1) * sizeof(int));
-  const std::size_t softmax = layout.add(partial_rows * sizeof(float2));
-  const std::size_t output = layout.add(partial_rows * params.head_dim * sizeof(float));
+  const std::size_t softmax = layout.add(rows * sizeof(float2));
+  const std::size_t output = layout.add(rows * params.head_dim * sizeof(float));
+  const std::size_t states = layout.add(skips ? state_bytes : 0);
+  const std::size_t maxima = layout.add(skips ? rows * sizeof(float) : 0);
   auto* base = static_cast<std::byte*>(workspace(layout.size()));
   decode.chunk_offsets = reinterpret_cast<int*>(base + offsets);
   decode.partial_softmax = reinterpret_cast<float2*>(base + softmax);
   decode.partial_output = reinterpret_cast<float*>(base + output);
+  if (skips) {
+    decode.next_work = reinterpret_cast<unsigned*>(base + states);
+    decode.chunk_states = decode.next_work + 1;
+    decode.chunk_maxima = reinterpret_cast<float*>(base + maxima);
+    MODELOPT_CUDA_CHECK(cudaMemsetAsync(base + states, 0, state_bytes, stream), "zeroing ", state_bytes,
+                        " bytes of chunk states");
+    if (params.mask != nullptr) {
+      const std::size_t bytes = std::size_t(params.total_q) * params.heads * params.mask_bytes;
+      MODELOPT_CUDA_CHECK(cudaMemsetAsync(params.mask, 0, bytes, stream), "zeroing ", bytes, " bytes of the mask");
+    }
+  }
   if (params.dtype == ElementType::kFloat16) {
     launch<__half>(decode, stream);
   } else {

@@ -50,9 +50,7 @@ class ChunkAttention {
 
   /// Leaves the rows of chunk `index` of the sequence in slot `slot` of the workspace.
   __device__ void run(const SequenceRange& sequence, int kv_head, int index, int chunk_log2, std::int64_t slot) {
-    sequence_ = sequence;
-    k_ = static_cast<const Element*>(p_.k) + sequence.k_start * p_.k_strides.row + kv_head * p_.k_strides.head;
-    v_ = static_cast<const Element*>(p_.v) + sequence.k_start * p_.v_strides.row + kv_head * p_.v_strides.head;
+    select(sequence, kv_head);
     const KeySpan visible = visible_keys(p_, sequence);
     const int chunk = first_chunk(visible, chunk_log2) + index;
     const int begin = max(visible.begin, chunk << chunk_log2);
@@ -74,7 +72,13 @@ class ChunkAttention {
     store(slot);
   }
 
- private:
+ protected:
+  __device__ void select(const SequenceRange& sequence, int kv_head) {
+    sequence_ = sequence;
+    k_ = static_cast<const Element*>(p_.k) + sequence.k_start * p_.k_strides.row + kv_head * p_.k_strides.head;
+    v_ = static_cast<const Element*>(p_.v) + sequence.k_start * p_.v_strides.row + kv_head * p_.v_strides.head;
+  }
+
   /// Asks for a tile's K and V; keys beyond the sequence and elements beyond head_dim become zeros. Without `wanted`
   /// only counts as one of the copies to wait for.
   __device__ void load_tile(int stage, int first_key, bool wanted) {
