@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace modelopt::attention {
 
@@ -24,6 +25,10 @@ struct SequenceLayout {
   std::optional<at::Tensor> b_start_loc_k;
   std::optional<at::Tensor> b_seq_len_k;
   std::optional<std::int64_t> max_input_len_k;
+  /// [B] length that each sequence has in full, on the host: in prefill that of the whole prompt, whatever part of it
+  /// this call is; in decode that of its keys. Calibrated thresholds follow it. Empty: the lengths of the keys, which
+  /// are then copied to the host where something needs them.
+  std::vector<std::int64_t> full_lengths;
 };
 
 /// q [total_q, Hq, D]; k, v [total_kv, Hkv, D]; after projections, norms and RoPE.

@@ -28,6 +28,7 @@ AttentionOutput fused_attention(const AttentionPlan& plan, const AttentionCall& 
   args.dense_window_size = plan.dense_window_size;
   args.sliding_window = call.sliding_window;
   args.skip_softmax_threshold = plan.skip_softmax_threshold;
+  args.skip_softmax_lambda = plan.skip_softmax_lambda;
   args.skip_softmax_br = plan.skip_softmax_br;
   args.skip_softmax_bc = plan.skip_softmax_bc;
   args.collect_stats = plan.collect_stats;
@@ -44,6 +45,7 @@ AttentionOutput attend(const AttentionSlot& slot, const AttentionCall& call) {
   plan.kernel = slot.kernel;
   plan.collect_stats = slot.collect_stats;
   const std::unique_ptr<ActivationScope> scope = slot.method ? slot.method->activate(plan, call) : nullptr;
+  if (plan.attention) return {.output = plan.attention(call), .stats = at::Tensor()};
   return plan.softmax ? eager_attention(plan, call) : fused_attention(plan, call);
 }
 

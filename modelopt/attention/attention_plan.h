@@ -3,8 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include <modelopt/attention/attention_call.h>
@@ -19,6 +21,7 @@ struct EagerScores {
                    ///< key is not visible
   double scale = 1.0;               ///< softmax uses scale * raw
   std::int64_t first_position = 0;  ///< absolute position of row 0
+  std::size_t sequence = 0;         ///< index in the batch
 };
 
 /// What an eager softmax returns.
@@ -39,10 +42,13 @@ struct AttentionPlan {
   std::int64_t num_sink_tokens = 0;
   std::int64_t dense_window_size = 64;
   std::optional<double> skip_softmax_threshold;
+  std::optional<at::Tensor> skip_softmax_lambda;  ///< fp32 [B] on q's device, instead of the threshold
   std::int64_t skip_softmax_br = 128;
   std::int64_t skip_softmax_bc = 128;
   /// Set: attention is computed eagerly (scores, this softmax, product with V) instead of by the operator.
   SoftmaxFunction softmax;
+  /// Set: this computes the call, [total_q, Hq, D], and nothing else of the plan applies: for methods that measure.
+  std::function<at::Tensor(const AttentionCall&)> attention;
 };
 
 }  // namespace modelopt::attention

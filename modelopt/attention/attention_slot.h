@@ -32,16 +32,20 @@ class ActiveMethod {
   /// it.
   [[nodiscard]] virtual std::unique_ptr<ActivationScope> activate(AttentionPlan& plan,
                                                                   const AttentionCall& call) const = 0;
+  /// Thresholds that were too large for the operator and were clamped, so far: sequences, summed over calls.
+  [[nodiscard]] virtual std::int64_t clamped_thresholds() const { return 0; }
 };
 
 /// Facts about the owning module that decide whether a method can be active on it.
 struct AttentionModuleTraits {
+  std::string name;        ///< in the model, for messages; sparsify() fills it in
   std::string class_name;  ///< HuggingFace's class, e.g. "LlamaAttention"
   std::int64_t num_heads = 0;
   std::int64_t num_key_value_heads = 0;
   std::int64_t head_dim = 0;
   std::int64_t sliding_window = 0;
   std::int64_t max_position_embeddings = 0;  ///< context length of the model; 0 = unknown
+  bool is_causal = true;
   at::ScalarType dtype = at::ScalarType::Float;
   c10::Device device = c10::Device(c10::DeviceType::CPU);
 };

@@ -28,6 +28,7 @@ constexpr std::int64_t kMaxScores = std::int64_t{1} << 21;
 
 struct Sequence {
   std::int64_t q_start, q_len, k_start, k_len;
+  std::size_t index;  // in the batch
 };
 
 // A slice of the work: some query rows of some query heads that read one key head.
@@ -80,7 +81,7 @@ std::vector<Sequence> sequences_of(const AttentionCall& call) {
   for (std::size_t b = 0; b < batch; ++b) {
     check_rows("queries", b, q_start[b], q_len[b], call.q.size(0));
     check_rows("keys", b, k_start[b], k_len[b], call.k.size(0));
-    sequences.push_back({q_start[b], q_len[b], k_start[b], k_len[b]});
+    sequences.push_back({q_start[b], q_len[b], k_start[b], k_len[b], b});
   }
   return sequences;
 }
@@ -109,7 +110,7 @@ class EagerSequence {
     for (const Tile& tile : tiles()) {
       const at::Tensor raw = scores(tile);
       const at::Tensor visible = raw != -std::numeric_limits<double>::infinity();
-      EagerSoftmax softmax = plan_.softmax({raw, call_.softmax_scale, first_position_ + tile.row});
+      EagerSoftmax softmax = plan_.softmax({raw, call_.softmax_scale, first_position_ + tile.row, sequence_.index});
       check_softmax(softmax, raw);
       const at::Tensor result = weighted_values(softmax.probabilities, tile);
       const at::Tensor poisoned = (raw.isnan() | (raw == std::numeric_limits<double>::infinity())).any(2, true);

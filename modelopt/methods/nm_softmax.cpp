@@ -3,12 +3,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/softmax.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <limits>
 #include <vector>
+
+#include <modelopt/methods/eager_softmax.h>
 
 namespace modelopt::methods {
 namespace {
@@ -46,17 +47,13 @@ at::Tensor keep_n_of_m(const at::Tensor& scores, std::int64_t n, std::int64_t m)
   return at::stack(candidate, -1).flatten(-2).narrow(-1, 0, keys);
 }
 
+at::Tensor selected_keys(const attention::EagerScores& scores, const config::SparseSoftmaxConfig& parameters) {
+  return keep_n_of_m(scores.raw, parameters.sparsity_n, parameters.sparsity_m) | dense_keys(scores, parameters);
+}
+
 attention::EagerSoftmax nm_softmax(const attention::EagerScores& scores,
                                    const config::SparseSoftmaxConfig& parameters) {
-  const at::Tensor visible = scores.raw != -kInfinity;
-  const at::Tensor kept = keep_n_of_m(scores.raw, parameters.sparsity_n, parameters.sparsity_m);
-  const at::Tensor attended = visible & (kept | dense_keys(scores, parameters));
-  const at::Tensor softmax = at::softmax((scores.raw * scores.scale).masked_fill(~attended, -kInfinity), -1);
-  // the softmax of a row of -inf is NaN, and a selection may have dropped the NaN or +inf that a row sees
-  const at::Tensor poisoned = (scores.raw.isnan() | (scores.raw == kInfinity)).any(-1, /*keepdim=*/true);
-  const at::Tensor probabilities =
-      softmax.masked_fill(~attended, 0.0).masked_fill(poisoned, std::numeric_limits<double>::quiet_NaN());
-  return {.probabilities = probabilities, .attended = attended};
+  return softmax_over(scores, selected_keys(scores, parameters));
 }
 
 }  // namespace modelopt::methods

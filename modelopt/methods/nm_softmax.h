@@ -15,8 +15,11 @@ namespace modelopt::methods {
 /// filled up with such. m is 4 or 8, 0 <= n < m.
 [[nodiscard]] at::Tensor keep_n_of_m(const at::Tensor& scores, std::int64_t n, std::int64_t m);
 
-/// Softmax over visible ∧ (kept ∨ dense), docs/semantics.md. Rows that see a NaN or +inf score become NaN. The mask is
-/// a constant of the gradient.
+/// kept ∨ dense, docs/semantics.md: bool [heads, rows, keys]; keys that are not visible may be dense.
+[[nodiscard]] at::Tensor selected_keys(const attention::EagerScores& scores,
+                                       const config::SparseSoftmaxConfig& parameters);
+
+/// Softmax over visible ∧ (kept ∨ dense).
 [[nodiscard]] attention::EagerSoftmax nm_softmax(const attention::EagerScores& scores,
                                                  const config::SparseSoftmaxConfig& parameters);
 

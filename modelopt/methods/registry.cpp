@@ -2,6 +2,7 @@
 
 #include <modelopt/config/enumeration.h>
 #include <modelopt/config/method_descriptor.h>
+#include <modelopt/methods/skip_softmax.h>
 #include <modelopt/methods/sparse_softmax.h>
 
 namespace modelopt::methods {
@@ -54,10 +55,14 @@ std::string MethodRegistry::one_of_names() const {
 }
 
 void register_builtin_methods(MethodRegistry& registry) {
-  std::vector<std::string> aliases;
-  for (const config::MethodAlias& alias : config::descriptor_of(config::SparseSoftmaxConfig{}).aliases)
-    aliases.emplace_back(alias.name);
-  registry.add(std::make_unique<SparseSoftmax>(), aliases);
+  const auto add = [&](std::unique_ptr<const SparseAttentionMethod> method, const config::MethodConfig& parameters) {
+    std::vector<std::string> aliases;
+    for (const config::MethodAlias& alias : config::descriptor_of(parameters).aliases) aliases.emplace_back(alias.name);
+    registry.add(std::move(method), aliases);
+  };
+  add(std::make_unique<SparseSoftmax>(), config::SparseSoftmaxConfig{});
+  add(std::make_unique<SkipSoftmax>(), config::SkipSoftmaxConfig{});
+  add(std::make_unique<FlashSkipSoftmax>(), config::FlashSkipSoftmaxConfig{});
 }
 
 }  // namespace modelopt::methods

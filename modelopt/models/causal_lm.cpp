@@ -106,6 +106,14 @@ attention::SequenceLayout layout(const Batch& batch, const CacheAppend* append, 
   return result;
 }
 
+// SequenceLayout::full_lengths.
+std::vector<std::int64_t> full_lengths(const Batch& batch, Phase phase) {
+  if (phase == Phase::kPrefill) return batch.prompt_lengths;
+  std::vector<std::int64_t> result = batch.earlier;
+  for (std::size_t b = 0; b < result.size(); ++b) result[b] += batch.lengths[b];
+  return result;
+}
+
 // Row of the last token of each sequence.
 at::Tensor last_rows(const Batch& batch, at::Device device) {
   std::vector<std::int64_t> rows(batch.lengths.size());
@@ -180,6 +188,7 @@ ModelOutput CausalLM::run(const ModelInput& input) {
   context.cache = input.cache;
   context.append = input.cache != nullptr ? &append : nullptr;
   context.layout = layout(batch, context.append, device());
+  context.layout.full_lengths = full_lengths(batch, input.phase);
   context.rotary =
       model_->rotary_emb().forward(positions(batch, device()), batch.lengths, batch.prompt_lengths, dtype());
 
