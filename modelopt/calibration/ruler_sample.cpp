@@ -77,15 +77,24 @@ class SizeSearch {
 RulerGenerator::RulerGenerator(checkpoint::Tokenizer tokenizer, Haystack haystack)
     : tokenizer_(std::move(tokenizer)), haystack_(std::move(haystack)) {}
 
-RulerSample RulerGenerator::make(const RulerRequest& request) const {
+RulerDraft RulerGenerator::draft(const RulerRequest& request) const {
   const auto task = static_cast<std::uint64_t>(request.task);
   const auto target = static_cast<std::uint64_t>(request.target_tokens);
   // One stream per request: 2^48 lengths and prompts of a task, 2^16 tasks at most.
   CounterRandom streams(request.seed, (task << 48U) ^ target);
   const CounterRandom random(streams.next(), request.index);
-  const RulerDraft draft = draft_ruler(request.task, haystack_, random, request.target_tokens);
+  return draft_ruler(request.task, haystack_, random, request.target_tokens);
+}
+
+RulerSample RulerGenerator::make(const RulerRequest& request) const {
+  const RulerDraft draft = this->draft(request);
   Sized sized = SizeSearch(draft, tokenizer_, request.target_tokens).run(to_string(request.task));
   return {.request = request, .prompt = std::move(sized.prompt), .answers = draft.answers, .ids = std::move(sized.ids)};
+}
+
+std::int64_t RulerGenerator::least_tokens(const RulerRequest& request) const {
+  const RulerDraft draft = this->draft(request);
+  return std::ssize(tokenizer_.encode(draft.prompt(draft.least), true));
 }
 
 }  // namespace modelopt::calibration

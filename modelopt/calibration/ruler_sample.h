@@ -11,6 +11,8 @@
 
 namespace modelopt::calibration {
 
+struct RulerDraft;
+
 /// Names one prompt: the same request gives the same prompt, with every build of this project.
 struct RulerRequest {
   RulerTask task = RulerTask::kNiahSingle;
@@ -40,9 +42,14 @@ class RulerGenerator {
   /// Throws InvalidArgument, with the tokens of the smallest or largest prompt of the task, if the target is beyond it.
   [[nodiscard]] RulerSample make(const RulerRequest& request) const;
 
+  /// Tokens of the smallest prompt that make() could give.
+  [[nodiscard]] std::int64_t least_tokens(const RulerRequest& request) const;
+
   [[nodiscard]] const Haystack& haystack() const { return haystack_; }
 
  private:
+  [[nodiscard]] RulerDraft draft(const RulerRequest& request) const;
+
   checkpoint::Tokenizer tokenizer_;
   Haystack haystack_;
 };

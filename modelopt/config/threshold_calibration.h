@@ -31,7 +31,7 @@ struct ExponentialFit {
   std::int64_t points = 0;                        ///< (λ, share) pairs that took part
   double r_squared = 0.0;                         ///< of ln scale over share, weighted; 1 is perfect
   double min_sparsity = 0.0, max_sparsity = 0.0;  ///< shares of those points
-  std::int64_t min_length = 0, max_length = 0;    ///< lengths of those points, in tokens
+  std::int64_t min_length = 0, max_length = 0;    ///< lengths that were measured, in tokens
 
   bool operator==(const ExponentialFit&) const = default;
 };

@@ -1,0 +1,64 @@
+#include <modelopt/calibration/sample_plan.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+
+#include <modelopt/error.h>
+
+namespace modelopt::calibration {
+namespace {
+
+// The tasks that have room in a prompt of this length.
+std::vector<RulerTask> fitting_tasks(const RulerGenerator& generator, std::int64_t tokens, std::uint64_t seed) {
+  std::vector<RulerTask> tasks;
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  // The names drawn for a prompt change its smallest size by some tokens.
+  const std::int64_t margin = tokens / 16;
+  for (const RulerTaskName& entry : kRulerTasks) {
+    const std::int64_t needed =
+        generator.least_tokens({.task = entry.task, .target_tokens = tokens, .seed = seed}) + margin;
+    if (needed <= tokens) tasks.push_back(entry.task);
+    least = std::min(least, needed);
+  }
+  MODELOPT_CHECK(!tasks.empty(), ConfigError, "calibration: prompts of ", tokens,
+                 " tokens have no room for any task, expected at least ", least,
+                 " tokens for the shortest (a larger max_seqlen, or a smaller num_length_bins)");
+  return tasks;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> length_bins(std::int64_t max_seqlen, std::int64_t bins) {
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t length = max_seqlen; std::ssize(lengths) < bins; length /= 2) {
+    MODELOPT_CHECK(length >= 1, ConfigError, "calibration: num_length_bins is ", bins, ", expected at most ",
+                   lengths.size(), ": each length is half of the next, and max_seqlen is ", max_seqlen);
+    lengths.push_back(length);
+  }
+  std::reverse(lengths.begin(), lengths.end());
+  return lengths;
+}
+
+std::vector<PlannedSample> plan_samples(const config::CalibrationConfig& calibration, const RulerGenerator& generator,
+                                        std::uint64_t seed, std::int64_t room) {
+  const std::vector<std::int64_t> lengths = length_bins(calibration.max_seqlen, calibration.num_length_bins);
+  const auto bins = std::ssize(lengths);
+  MODELOPT_CHECK(calibration.samples >= bins, ConfigError, "calibration: samples is ", calibration.samples,
+                 ", expected at least one for each of the ", bins, " lengths");
+  std::vector<PlannedSample> plan;
+  for (std::int64_t bin = 0; bin < bins; ++bin) {
+    const std::int64_t length = lengths[static_cast<std::size_t>(bin)], tokens = std::min(length, room);
+    const std::vector<RulerTask> tasks = fitting_tasks(generator, tokens, seed);
+    const bool longest = bin + 1 == bins;
+    const auto count =
+        static_cast<std::size_t>(calibration.samples / bins + (longest ? calibration.samples % bins : 0));
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t task = count < tasks.size() ? i * tasks.size() / count : i % tasks.size();
+      plan.push_back({length, {.task = tasks[task], .target_tokens = tokens, .seed = seed, .index = i / tasks.size()}});
+    }
+  }
+  return plan;
+}
+
+}  // namespace modelopt::calibration

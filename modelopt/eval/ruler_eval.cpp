@@ -1,0 +1,185 @@
+#include <modelopt/eval/ruler_eval.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include <modelopt/error.h>
+#include <modelopt/models/causal_lm.h>
+#include <modelopt/models/generate.h>
+#include <modelopt/sparsify/sparsify.h>
+
+namespace modelopt::eval {
+namespace {
+
+using calibration::RulerGenerator;
+using calibration::RulerSample;
+using calibration::RulerTask;
+
+void check(const RulerOptions& options) {
+  MODELOPT_CHECK(!options.tasks.empty(), InvalidArgument, "no RULER task is given, expected at least one");
+  MODELOPT_CHECK(!options.lengths.empty(), InvalidArgument, "no prompt length is given, expected at least one");
+  MODELOPT_CHECK(options.samples >= 1, InvalidArgument, "number of prompts is ", options.samples,
+                 ", expected at least 1");
+}
+
+std::int64_t answer_tokens(const checkpoint::Tokenizer& tokenizer, const std::vector<std::string>& answers) {
+  constexpr std::int64_t kExtra = 8;
+  std::string text;
+  for (const std::string& answer : answers) text += (text.empty() ? "" : ", ") + answer;
+  return std::ssize(tokenizer.encode(text, false)) * 3 / 2 + kExtra;
+}
+
+void add(AttendedCounts& counts, const std::vector<models::ModuleStats>& modules) {
+  for (const models::ModuleStats& module : modules) {
+    const at::Tensor sums = module.stats.flatten(0, 1).sum(0).to(at::kCPU);
+    const auto* values = sums.const_data_ptr<std::int64_t>();
+    counts.blocks_visible += values[0];
+    counts.blocks_skipped += values[1];
+    counts.pairs_visible += values[2];
+    counts.pairs_attended += values[3];
+  }
+}
+
+class RulerRun {
+ public:
+  RulerRun(models::CausalLM& model, const checkpoint::Tokenizer& tokenizer, const RulerOptions& options)
+      : model_(model), tokenizer_(tokenizer), options_(options) {}
+
+  RulerResult run(const std::vector<RulerSample>& samples, const NamedConfig* config) {
+    sparsify(model_, config != nullptr ? config->config : config::SparseAttentionConfig{},
+             {.kernel = options_.kernel, .collect_stats = config != nullptr});
+    RulerResult result;
+    if (config != nullptr) result.config = config->name;
+    result.task = samples.front().request.task;
+    result.length = samples.front().request.target_tokens;
+    const auto start = std::chrono::steady_clock::now();
+    for (const RulerSample& sample : samples) result.prompts.push_back(answer(sample, result));
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    result.seconds = elapsed.count();
+    summarise(result);
+    return result;
+  }
+
+ private:
+  RulerAnswer answer(const RulerSample& sample, RulerResult& result) {
+    models::GenerateConfig generation;
+    generation.max_new_tokens = answer_tokens(tokenizer_, sample.answers);
+    generation.stop_token_ids = options_.stop_token_ids;
+    const std::int64_t context = model_.config().max_position_embeddings;
+    const std::int64_t needed = std::ssize(sample.ids) + generation.max_new_tokens;
+    MODELOPT_CHECK(needed <= context, InvalidArgument, "a prompt of ", sample.ids.size(), " tokens and ",
+                   generation.max_new_tokens, " for its answer, expected at most ", context,
+                   " together, the model's context");
+    const models::GenerateResult generated = models::generate(model_, {sample.ids}, generation);
+    add(result.prefill, generated.prefill_stats);
+    add(result.decode, generated.decode_stats);
+    RulerAnswer answer{.prompt_tokens = std::ssize(sample.ids),
+                       .prediction = tokenizer_.decode(generated.sequences.front().ids, true),
+                       .answers = sample.answers,
+                       .missing = {}};
+    answer.missing = missing_answers(answer.prediction, answer.answers);
+    return answer;
+  }
+
+  void summarise(RulerResult& result) const {
+    std::vector<double> shares;
+    double any = 0.0;
+    for (const RulerAnswer& prompt : result.prompts) {
+      const auto expected = static_cast<double>(prompt.answers.size());
+      shares.push_back((expected - static_cast<double>(prompt.missing.size())) / expected);
+      any += shares.back() > 0.0 ? 1.0 : 0.0;
+      result.complete += prompt.missing.empty() ? 1 : 0;
+      result.score += shares.back();
+    }
+    const auto count = static_cast<double>(shares.size());
+    result.score /= count;
+    result.score_part = any / count;
+    result.score_range = bootstrap_interval(shares, options_.seed);
+  }
+
+  models::CausalLM& model_;
+  const checkpoint::Tokenizer& tokenizer_;
+  const RulerOptions& options_;
+};
+
+// Leaves the model dense, whatever happens.
+class Desparsify {
+ public:
+  explicit Desparsify(models::CausalLM& model) : model_(model) {}
+  ~Desparsify() { desparsify(model_); }
+  Desparsify(const Desparsify&) = delete;
+  Desparsify& operator=(const Desparsify&) = delete;
+
+ private:
+  models::CausalLM& model_;
+};
+
+std::vector<RulerSample> make_samples(const RulerGenerator& generator, RulerTask task, std::int64_t length,
+                                      const RulerOptions& options) {
+  std::vector<RulerSample> samples;
+  for (std::int64_t i = 0; i < options.samples; ++i)
+    samples.push_back(generator.make(
+        {.task = task, .target_tokens = length, .seed = options.seed, .index = static_cast<std::uint64_t>(i)}));
+  return samples;
+}
+
+nlohmann::ordered_json nullable(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+}
+
+}  // namespace
+
+std::optional<double> AttendedCounts::skipped_fraction() const {
+  if (blocks_visible == 0) return std::nullopt;
+  return static_cast<double>(blocks_skipped) / static_cast<double>(blocks_visible);
+}
+
+std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const checkpoint::Tokenizer& tokenizer,
+                                        const RulerGenerator& generator, const std::vector<NamedConfig>& configs,
+                                        const RulerOptions& options) {
+  check(options);
+  const Desparsify dense_again(model);
+  RulerRun run(model, tokenizer, options);
+  const auto runs = std::ssize(configs) + 1;
+  std::int64_t total = 0, done = 0;
+  for (const std::int64_t length : options.lengths) total += length * std::ssize(options.tasks) * runs;
+  std::vector<RulerResult> results;
+  for (const std::int64_t length : options.lengths) {
+    for (const RulerTask task : options.tasks) {
+      const std::vector<RulerSample> samples = make_samples(generator, task, length, options);
+      for (std::int64_t i = 0; i < runs; ++i) {
+        results.push_back(run.run(samples, i == 0 ? nullptr : &configs[static_cast<std::size_t>(i - 1)]));
+        done += length;
+        if (options.progress) options.progress(done, total);
+      }
+    }
+  }
+  return results;
+}
+
+nlohmann::ordered_json to_json(const RulerResult& result) {
+  nlohmann::ordered_json prompts = nlohmann::ordered_json::array();
+  for (const RulerAnswer& prompt : result.prompts)
+    prompts.push_back({{"prompt_tokens", prompt.prompt_tokens},
+                       {"prediction", prompt.prediction},
+                       {"answers", prompt.answers},
+                       {"missing", prompt.missing}});
+  return {{"config", result.config ? nlohmann::ordered_json(*result.config) : nlohmann::ordered_json(nullptr)},
+          {"task", calibration::to_string(result.task)},
+          {"seq_len", result.length},
+          {"samples", result.prompts.size()},
+          {"score", result.score},
+          {"score_low", result.score_range.low},
+          {"score_high", result.score_range.high},
+          {"score_part", result.score_part},
+          {"complete", result.complete},
+          {"prefill_skipped_fraction", nullable(result.prefill.skipped_fraction())},
+          {"decode_skipped_fraction", nullable(result.decode.skipped_fraction())},
+          {"prefill_blocks", {result.prefill.blocks_skipped, result.prefill.blocks_visible}},
+          {"decode_blocks", {result.decode.blocks_skipped, result.decode.blocks_visible}},
+          {"seconds", result.seconds},
+          {"prompts", std::move(prompts)}};
+}
+
+}  // namespace modelopt::eval

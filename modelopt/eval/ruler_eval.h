@@ -1,0 +1,71 @@
+// RULER (arXiv 2404.06654): what a dense and a sparse model find in long prompts.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <modelopt/calibration/ruler_sample.h>
+#include <modelopt/checkpoint/tokenizer/tokenizer.h>
+#include <modelopt/eval/evaluate.h>
+#include <modelopt/eval/ruler_score.h>
+
+namespace modelopt::eval {
+
+struct RulerOptions {
+  std::vector<calibration::RulerTask> tasks;   ///< each at every length
+  std::vector<std::int64_t> lengths = {4096};  ///< tokens of the prompts
+  std::int64_t samples = 4;                    ///< prompts per task and length
+  std::uint64_t seed = 0;                      ///< of the prompts and the bootstrap
+  std::vector<std::int64_t> stop_token_ids;
+  std::string kernel = "auto";  ///< backend of the attention operator
+  /// Called after each prompt with the tokens done so far and in total, over all runs.
+  std::function<void(std::int64_t done, std::int64_t total)> progress;
+};
+
+/// One prompt and what the model made of it.
+struct RulerAnswer {
+  std::int64_t prompt_tokens = 0;
+  std::string prediction;
+  std::vector<std::string> answers;  ///< expected
+  std::vector<std::string> missing;  ///< those that the prediction lacks
+};
+
+/// Blocks and pairs that the sparse model's attention saw in one phase.
+struct AttendedCounts {
+  std::int64_t blocks_visible = 0, blocks_skipped = 0, pairs_visible = 0, pairs_attended = 0;
+
+  [[nodiscard]] std::optional<double> skipped_fraction() const;
+};
+
+/// One task at one length with one configuration.
+struct RulerResult {
+  std::optional<std::string> config;  ///< absent: dense
+  calibration::RulerTask task = calibration::RulerTask::kNiahSingle;
+  std::int64_t length = 0;
+  std::vector<RulerAnswer> prompts;
+  double score = 0.0;         ///< mean share of the answers that were found: RULER's "string match, all"
+  Interval score_range;       ///< 95 %, bootstrap over prompts
+  double score_part = 0.0;    ///< share of prompts with at least one answer found: "string match, part"
+  std::int64_t complete = 0;  ///< prompts with all answers found
+  AttendedCounts prefill, decode;
+  double seconds = 0.0;
+};
+
+/// Runs each prompt dense and once per configuration, greedily, for half as many tokens again as the answers have,
+/// and 8. Returns results in the order of lengths, tasks, then dense and configurations. The model is left without
+/// sparsity. Throws InvalidArgument for a task without room in a length, a length beyond what the model's context
+/// leaves for the answer, and no task, length or sample; and what sparsify() throws.
+[[nodiscard]] std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const checkpoint::Tokenizer& tokenizer,
+                                                      const calibration::RulerGenerator& generator,
+                                                      const std::vector<NamedConfig>& configs,
+                                                      const RulerOptions& options);
+
+/// The fields of docs/cli.md.
+[[nodiscard]] nlohmann::ordered_json to_json(const RulerResult& result);
+
+}  // namespace modelopt::eval
