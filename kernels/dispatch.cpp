@@ -97,6 +97,11 @@ bool tma_aligned(const at::Tensor& t) {
 
 std::int64_t bounded(std::int64_t count) { return std::min(count, AttentionProblem::kMaxCount); }
 
+/// In phase "decode" the query block is the one row.
+std::int64_t skip_br_of_call(const AttentionArgs& args) {
+  return args.phase == "decode" ? 1 : bounded(args.skip_softmax_br);
+}
+
 /// 0 where the phase leaves no sequence to sparsify.
 std::int64_t sparsity_n_of_call(const AttentionArgs& args) {
   const bool all_decode = args.phase == "decode" || (args.phase == "auto" && args.max_input_len <= 1);
@@ -145,6 +150,8 @@ AttentionTraits traits_of(const AttentionArgs& args, bool want_mask) {
           .head_dim = args.q.size(2),
           .sparse_nm = args.sparsity_n > 0,
           .skip_softmax = uses_skip_softmax(args),
+          .skip_br = skip_br_of_call(args),
+          .skip_bc = args.skip_softmax_bc,
           .collect_stats = args.collect_stats,
           .want_mask = want_mask,
           .tma_aligned = tma_aligned(args.q) && tma_aligned(args.k) && tma_aligned(args.v),
@@ -166,7 +173,7 @@ AttentionProblem make_problem(const AttentionArgs& args) {
           .dense_window_size = bounded(args.dense_window_size),
           .sliding_window = bounded(args.sliding_window),
           .skip_lambda = args.skip_softmax_threshold.value_or(0.0),
-          .skip_br = args.phase == "decode" ? 1 : bounded(args.skip_softmax_br),
+          .skip_br = skip_br_of_call(args),
           .skip_bc = bounded(args.skip_softmax_bc)};
 }
 

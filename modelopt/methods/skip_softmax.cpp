@@ -184,6 +184,8 @@ BoundMethod bind_checked(const config::MethodConfig& config, const attention::At
                                                      .head_dim = module.head_dim,
                                                      .sparse_nm = selecting,
                                                      .skip_softmax = skipping,
+                                                     .skip_br = parameters.br,
+                                                     .skip_bc = parameters.bc,
                                                      .collect_stats = parameters.collect_stats,
                                                      .device_index = module.device.index()};
   }

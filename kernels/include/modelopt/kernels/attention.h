@@ -87,6 +87,8 @@ struct AttentionTraits {
   std::int64_t head_dim = 0;
   bool sparse_nm = false;     ///< sparsity_n > 0
   bool skip_softmax = false;  ///< some lambda > 0
+  std::int64_t skip_br = 128;  ///< query rows and
+  std::int64_t skip_bc = 128;  ///< keys of its blocks; one row in phase "decode"
   bool collect_stats = false;
   bool want_mask = false;  ///< the attended mask is asked for (autograd, tests)
   bool tma_aligned = true;           ///< bases and strides of q, k and v are multiples of 16 bytes (sm90 needs it)
