@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
+#include <utility>
+
+#include <modelopt/error.h>
 
 namespace modelopt {
 namespace {
@@ -14,13 +17,62 @@ bool same_treatment(const ModuleReport& a, const ModuleReport& b) {
          a.backend == b.backend;
 }
 
+// A calibration is too long for a table; its forms say what decides.
+std::string calibration_forms(const nlohmann::ordered_json& calibration) {
+  std::string text;
+  for (const char* phase : {"prefill", "decode"})
+    if (const auto found = calibration.find(phase); found != calibration.end())
+      text += (text.empty() ? "" : ",") + std::string(phase) + ":" + found->value("form", "");
+  return text;
+}
+
 // {"sparsity_n":2,"backend":"fused"} as "sparsity_n=2 backend=fused"
 std::string readable(const std::string& parameters) {
   std::string text;
   const auto json = nlohmann::ordered_json::parse(parameters);
-  for (const auto& [key, value] : json.items())
-    text += (text.empty() ? "" : " ") + key + "=" + (value.is_string() ? value.get<std::string>() : value.dump());
+  for (const auto& [key, value] : json.items()) {
+    text += (text.empty() ? "" : " ") + key + "=";
+    if (key == "threshold_calibration")
+      text += calibration_forms(value);
+    else
+      text += value.is_string() ? value.get<std::string>() : value.dump();
+  }
   return text;
+}
+
+void add_item(std::string& list, const std::string& item) { list += (list.empty() ? "" : ", ") + item; }
+
+std::string selection(std::int64_t n, std::int64_t m) { return str(n, ":", m); }
+
+void add_thresholds(const config::PhaseThresholds& thresholds, std::string& list) {
+  if (!thresholds.prefill.empty()) add_item(list, str("threshold ", thresholds.prefill.front(), " in prefill"));
+  if (!thresholds.decode.empty()) add_item(list, str("threshold ", thresholds.decode.front(), " in decode"));
+}
+
+void add_targets(const config::ThresholdCalibration& calibration, const config::PhaseTargets& targets,
+                 std::string& list) {
+  const auto add = [&](const char* phase, const auto& calibrated, const std::optional<double>& target) {
+    if (calibrated && target.value_or(0.0) > 0.0)
+      add_item(list, str(*target, " of blocks in ", phase, " by ", to_string(calibrated->form)));
+  };
+  add("prefill", calibration.prefill, targets.prefill);
+  add("decode", calibration.decode, targets.decode);
+}
+
+std::string describe(const config::MethodConfig& method) {
+  const auto* skipping = config::skip_softmax_parameters(method);
+  if (skipping == nullptr) {
+    const auto& parameters = std::get<config::SparseSoftmaxConfig>(method);
+    return selection(parameters.sparsity_n, parameters.sparsity_m);
+  }
+  std::string list;
+  if (const auto* threshold = std::get_if<double>(&skipping->threshold)) add_item(list, str("threshold ", *threshold));
+  if (const auto* thresholds = std::get_if<config::PhaseThresholds>(&skipping->threshold))
+    add_thresholds(*thresholds, list);
+  if (const auto* calibration = std::get_if<config::ThresholdCalibration>(&skipping->threshold))
+    add_targets(*calibration, skipping->target_sparsity, list);
+  if (skipping->sparsity_n > 0) add_item(list, selection(skipping->sparsity_n, skipping->sparsity_m));
+  return list;
 }
 
 std::string module_names(const ModuleReport& first, const ModuleReport& last, std::size_t count) {
@@ -56,6 +108,25 @@ nlohmann::ordered_json to_json(const SparsifyReport& report) {
          {"backend", module.backend}});
   }
   return {{"modules", std::move(modules)}, {"unmatched_patterns", report.unmatched_patterns}};
+}
+
+std::string summary(const SparsifyReport& report) {
+  std::vector<std::pair<std::string, std::size_t>> methods;  // in the order of their first module
+  for (const ModuleReport& module : report.modules) {
+    if (!module.is_sparse()) continue;
+    const std::string text = str(module.method, " (", describe(*module.config), ")");
+    const auto known =
+        std::find_if(methods.begin(), methods.end(), [&](const auto& item) { return item.first == text; });
+    if (known == methods.end())
+      methods.emplace_back(text, 1);
+    else
+      ++known->second;
+  }
+  if (methods.empty()) return "dense";
+  if (methods.size() == 1) return methods.front().first;
+  std::string line;
+  for (const auto& [text, modules] : methods) add_item(line, str(text, " on ", modules));
+  return line;
 }
 
 std::string to_table(const SparsifyReport& report) {

@@ -1,6 +1,5 @@
 #include <modelopt/sparsify/sparsify.h>
 
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -8,31 +7,13 @@
 #include <modelopt/config/method_descriptor.h>
 #include <modelopt/config/pattern.h>
 #include <modelopt/kernels/attention.h>
+#include <modelopt/sparsify/attention_modules.h>
 
 namespace modelopt {
 namespace {
 
 using attention::AttentionModuleTraits;
 using attention::AttentionSlot;
-using attention::AttentionSlotOwner;
-
-struct AttentionModule {
-  std::string name;
-  AttentionSlotOwner* owner;
-};
-
-// In the model's order; a module that is registered twice counts under its first name.
-std::vector<AttentionModule> attention_modules(torch::nn::Module& model) {
-  std::vector<AttentionModule> found;
-  std::set<AttentionSlotOwner*> seen;
-  const auto add = [&](const std::string& name, torch::nn::Module& module) {
-    auto* owner = dynamic_cast<AttentionSlotOwner*>(&module);
-    if (owner != nullptr && seen.insert(owner).second) found.push_back({name, owner});
-  };
-  add("", model);
-  for (const auto& item : model.named_modules("", /*include_self=*/false)) add(item.key(), *item.value());
-  return found;
-}
 
 const methods::MethodRegistry& builtin_methods() {
   static const methods::MethodRegistry registry = [] {
@@ -63,6 +44,20 @@ void with_name(const std::string& module, Work work) {
   }
 }
 
+// A rule that awaits its calibration has thresholds that nobody chose.
+void check_calibrated(const config::SparseAttentionConfig& config) {
+  if (!config.calibration) return;
+  const auto check = [](const std::string& name, const config::Rule& rule) {
+    const auto* skipping = rule.enable && rule.method ? config::skip_softmax_parameters(*rule.method) : nullptr;
+    MODELOPT_CHECK(skipping == nullptr || std::holds_alternative<config::ThresholdCalibration>(skipping->threshold),
+                   ConfigError, "rule ", name,
+                   " asks for thresholds by calibration and has none yet, expected a model that `modelopt calibrate "
+                   "--config … --export DIR` has written, or a configuration without \"calibration\"");
+  };
+  for (const config::PatternRule& entry : config.rules) check(entry.pattern, entry.rule);
+  check("default", config.default_rule);
+}
+
 class Resolver {
  public:
   Resolver(const config::SparseAttentionConfig& config, const SparsifyOptions& options)
@@ -75,10 +70,12 @@ class Resolver {
       MODELOPT_CHECK(!problem, ConfigError, "pattern \"", entry.pattern, "\": ", *problem,
                      ", expected a shell-style pattern of module names, or a class name");
     }
+    check_calibrated(config);
   }
 
   ResolvedSlot resolve(const AttentionModule& module) {
-    const AttentionModuleTraits traits = module.owner->attention_traits();
+    AttentionModuleTraits traits = module.owner->attention_traits();
+    traits.name = module.name;
     const config::PatternRule* match = last_match(module.name, traits.class_name);
     const config::Rule& rule = match != nullptr ? match->rule : config_.default_rule;
     ModuleReport report{.name = module.name,
@@ -125,13 +122,14 @@ class Resolver {
     const methods::SparseAttentionMethod& method = registry_.find(config::descriptor_of(*rule.method).name);
     methods::BoundMethod bound = method.bind(*rule.method, traits);
     report.method = bound.active->name();
+    report.config = rule.method;
     report.parameters = bound.active->parameters_json();
     report.backend = bound.operator_traits ? operator_backend(*bound.operator_traits) : "eager";
     return bound.active;
   }
 
   std::string operator_backend(kernels::AttentionTraits traits) const {
-    traits.collect_stats = options_.collect_stats;
+    traits.collect_stats |= options_.collect_stats;
     return kernels::select_attention_backend(traits, options_.kernel);
   }
 

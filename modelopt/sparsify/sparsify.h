@@ -28,7 +28,8 @@ struct SparsifyOptions {
 /// method of the last rule that matches it, or with none. Replaces what an earlier call did. Modules, their names and
 /// the state-dict keys stay as they are. If it throws, nothing has changed.
 ///
-/// Throws ConfigError if a pattern matches no attention module or a method's parameters are out of their domain;
+/// Throws ConfigError if a pattern matches no attention module, a method's parameters are out of their domain, or the
+/// configuration asks for a calibration that its skip-softmax rules do not have yet;
 /// Unsupported if a method, or the operator's backend, cannot run on a module; InvalidArgument if the model has no
 /// attention module, the backend does not exist, or a module's dtype or head_dim is none that the operator takes.
 SparsifyReport sparsify(torch::nn::Module& model, const config::SparseAttentionConfig& config,

@@ -184,6 +184,15 @@ TEST_CASE("configurations made in C++ are checked as well") {
         "layers_0.attn: rule * is enabled without a method, expected sparse_softmax or triton_sparse_softmax");
 }
 
+TEST_CASE("a rule that awaits its calibration is an error that points to calibrate") {
+  StubModel model(1);
+  const auto config = parse(R"("calibration": {}, "*": )" + k1 + R"(, "*attn": {"method": "skip_softmax"})");
+  CHECK(message_of<ConfigError>([&] { sparsify(model, config); }) ==
+        "rule *attn asks for thresholds by calibration and has none yet, expected a model that `modelopt calibrate "
+        "--config … --export DIR` has written, or a configuration without \"calibration\"");
+  CHECK_NOTHROW(sparsify(model, parse(R"("calibration": {}, "*": )" + k1)));
+}
+
 TEST_CASE("a model without attention modules, and a TorchScript module, are refused with the reason") {
   torch::nn::Module empty;
   CHECK(message_of<InvalidArgument>([&] {
