@@ -7,6 +7,7 @@
 
 #include <modelopt/checkpoint/checkpoint.h>
 #include <modelopt/checkpoint/export/saved_sparsity.h>
+#include <modelopt/checkpoint/export/upstream_differences.h>
 #include <modelopt/checkpoint/model_directory.h>
 #include <modelopt/error.h>
 #include <modelopt/util/file.h>

@@ -45,9 +45,9 @@ TEST_CASE("an exported model has the same weights and, loaded again, bit-identic
 
   const auto again = load_model(directory / "out").model;
   const at::Tensor dense = test::logits(*again);
-  const auto saved = read_saved_sparsity(directory / "out", *again);
-  REQUIRE(saved.has_value());
-  CHECK(restore_sparsity(*again, *saved).config == sparse.config);
+  const auto restored = restore_saved_sparsity(*again, directory / "out");
+  REQUIRE(restored.has_value());
+  CHECK(restored->config == sparse.config);
   CHECK(at::equal(test::logits(*again), test::logits(*sparse.model)));
   CHECK_FALSE(at::equal(dense, test::logits(*again)));
 }

@@ -1,12 +1,15 @@
 #include <modelopt/checkpoint/export/saved_sparsity.h>
 
+#include <ATen/ops/equal.h>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers.hpp>
 #include <catch2/matchers/catch_matchers_exception.hpp>
 
-#include <functional>
+#include <cmath>
 #include <string>
 #include <vector>
+
+#include <modelopt/util/version.h>
 
 #include "modelopt/checkpoint/export/exported_model.h"
 #include "modelopt/checkpoint/test_files.h"
@@ -32,164 +35,182 @@ void write_config(const TemporaryDirectory& directory, const Json& sparsity) {
   directory.write("config.json", config.dump());
 }
 
-Json upstream(const Json& groups) { return {{"config_groups", groups}, {"producer", {{"name", "modelopt"}}}}; }
+std::shared_ptr<models::CausalLM> llama() { return load_model(test::kTinyModels / "llama").model; }
 
-Json group(const Json& more = Json::object()) {
-  Json result = {{"algorithm", "sparse_softmax"}, {"targets", {"LlamaAttention"}}, {"sparsity_n", 2}, {"sparsity_m", 4},
-                 {"dense_sink_tokens", 8},        {"dense_recent_tokens", 32}};
+RestoredSparsity restored(const Json& sparsity, models::CausalLM& model,
+                          const std::vector<std::string>& overrides = {}) {
+  const TemporaryDirectory directory;
+  write_config(directory, sparsity);
+  return restore_saved_sparsity(model, directory.path(), {}, overrides).value();
+}
+
+RestoredSparsity restored(const Json& sparsity) { return restored(sparsity, *llama()); }
+
+RestoredSparsity restored_file(const std::string& name) {
+  return restored(test::read_json(MODELOPT_TEST_DATA "/sparse_attention_config/" + name));
+}
+
+// The DataError of restoring what such a config.json says, without the directory.
+std::string error_of(const Json& sparsity) {
+  const TemporaryDirectory directory;
+  write_config(directory, sparsity);
+  const auto model = llama();
+  return test::data_error(directory.path(), [&] { (void)restore_saved_sparsity(*model, directory.path()); });
+}
+
+Json sparse_group(const Json& more = Json::object()) {
+  Json result = {{"algorithm", "sparse_softmax"}, {"targets", {"LlamaAttention"}}, {"sparsity_n", 2}};
   result.update(more);
   return result;
 }
 
-// The DataError of reading and restoring what such a config.json says, without the directory.
-std::string error_of(const Json& sparsity) {
-  const TemporaryDirectory directory;
-  write_config(directory, sparsity);
-  const auto model = load_model(test::kTinyModels / "llama").model;
-  return test::data_error(directory.path(),
-                          [&] { restore_sparsity(*model, read_saved_sparsity(directory.path(), *model).value()); });
+Json groups_of(const test::SparseModel& sparse) {
+  return to_sparse_attention_config(sparse.config, sparse.report)["config_groups"];
 }
 
-RestoredSparsity restored(const Json& sparsity) {
-  const TemporaryDirectory directory;
-  write_config(directory, sparsity);
-  const auto model = load_model(test::kTinyModels / "llama").model;
-  return restore_sparsity(*model, read_saved_sparsity(directory.path(), *model).value());
+const config::SkipSoftmaxConfig& skip_softmax(const ModuleReport& module) {
+  REQUIRE(module.method == "skip_softmax");
+  return *config::skip_softmax_parameters(*module.config);
 }
 
 TEST_CASE("one group for one parameter set, in upstream's newest form") {
   const auto sparse = sparse_model("llama", kAllModules);
   const Json written = to_sparse_attention_config(sparse.config, sparse.report);
   CHECK(written["config_groups"].dump() ==
-        R"({"group_0":{"algorithm":"sparse_softmax","targets":["LlamaAttention"],"sparsity_n":1,"sparsity_m":4,)"
-        R"("dense_sink_tokens":0,"dense_recent_tokens":8,"ignore":[]}})");
-  CHECK(written["producer"]["name"] == "modelopt");
-  CHECK(upstream_differences(sparse.report).empty());
+        R"({"group_0":{"algorithm":"sparse_softmax","targets":["LlamaAttention"],"ignore":[],"sparsity_n":1,)"
+        R"("sparsity_m":4,"dense_sink_tokens":0,"dense_recent_tokens":8}})");
+  CHECK(written["producer"] == Json{{"name", "modelopt"}, {"version", std::string(version())}});
 }
 
-TEST_CASE("dense modules are named under ignore, and upstream's reader would miss it") {
-  const auto sparse = sparse_model("llama", kOneModule);
-  const Json written = to_sparse_attention_config(sparse.config, sparse.report);
-  CHECK(written["config_groups"]["group_0"]["ignore"] == Json{kFirst});
-  CHECK(upstream_differences(sparse.report) ==
-        std::vector<std::string>{
-            "Model-Optimizer's reader does not look at \"ignore\" in N:M groups: it would sparsify 1 modules "
-            "too that are dense here"});
+TEST_CASE("a calibration is written in its exponential form, with targets and steps") {
+  CHECK(groups_of(sparse_model("llama", test::kCalibrated)).dump() ==
+        R"({"group_0":{"algorithm":"skip_softmax","targets":["LlamaAttention"],"ignore":[],"initial_disabled_steps":3,)"
+        R"_("threshold_scale_factor":{"formula":"a * exp(b * target_sparsity)","prefill":{"a":30.0,"b":2.5},)_"
+        R"("decode":{"a":10.0,"b":1.5}},"target_sparsity":{"prefill":0.4,"decode":0.5}}})");
 }
 
-TEST_CASE("each parameter set has its group, and upstream's reader would take the first for all") {
-  const auto sparse = sparse_model("llama", R"({"*attn*": {"method": "sparse_softmax"},
-      "*layers.1.*": {"method": "sparse_softmax", "sparsity_n": 1}})");
-  const Json groups = to_sparse_attention_config(sparse.config, sparse.report)["config_groups"];
+TEST_CASE("a method with both parts gives a group of each algorithm, which name the dense modules under ignore") {
+  const Json groups = groups_of(sparse_model("llama", test::kCombination));
+  REQUIRE(groups.size() == 2);
+  CHECK(groups["group_0"]["algorithm"] == "skip_softmax");
+  CHECK(groups["group_1"]["algorithm"] == "sparse_softmax");
+  CHECK(groups["group_1"]["dense_recent_tokens"] == 8);
+  for (const char* name : {"group_0", "group_1"}) CHECK(groups[name]["ignore"] == Json{kFirst});
+}
+
+TEST_CASE("each parameter set has its group") {
+  const Json groups = groups_of(sparse_model("llama", R"({"*attn*": {"method": "sparse_softmax"},
+      "*layers.1.*": {"method": "sparse_softmax", "sparsity_n": 1}})"));
   REQUIRE(groups.size() == 2);
   CHECK(groups["group_0"]["ignore"] == Json{kSecond});
   CHECK(groups["group_1"]["ignore"] == Json{kFirst});
   CHECK(groups["group_1"]["sparsity_n"] == 1);
-  CHECK(upstream_differences(sparse.report) ==
-        std::vector<std::string>{
-            "Model-Optimizer's reader knows one N:M group: it would apply the first of 2 to all modules"});
 }
 
-TEST_CASE("sparsity that is off has no group") {
-  const auto sparse = sparse_model("llama", R"({"*attn*": {"method": "sparse_softmax", "sparsity_n": 0}})");
-  CHECK(to_sparse_attention_config(sparse.config, sparse.report)["config_groups"].empty());
-  CHECK(upstream_differences(sparse.report).empty());
+TEST_CASE("sparsity that is off, and a fixed threshold, have no group") {
+  CHECK(groups_of(sparse_model("llama", R"({"*attn*": {"method": "sparse_softmax", "sparsity_n": 0}})")).empty());
+  CHECK(groups_of(sparse_model("llama", test::kFixedThreshold)).empty());
 }
 
-TEST_CASE("the exact state comes back, and is preferred to the groups") {
-  const auto sparse = sparse_model("llama", kOneModule);
-  Json written = to_sparse_attention_config(sparse.config, sparse.report);
-  written["config_groups"]["group_0"]["sparsity_n"] = 3;
-  const RestoredSparsity again = restored(written);
-  CHECK(again.config == sparse.config);
-  REQUIRE(again.report.modules.size() == 2);
-  CHECK_FALSE(again.report.modules[0].is_sparse());
-  CHECK(again.report.modules[1].parameters == sparse.report.modules[1].parameters);
+TEST_CASE("the exact state comes back with bit-identical logits, and is preferred to the groups") {
+  for (const char* rules :
+       {kAllModules, kOneModule, test::kFixedThreshold, test::kCalibrated, test::kCombination, test::kSeveralSets}) {
+    CAPTURE(rules);
+    const auto sparse = sparse_model("llama", rules);
+    Json written = to_sparse_attention_config(sparse.config, sparse.report);
+    written["config_groups"] = {{"group_0", sparse_group({{"sparsity_n", 3}})}};
+    const auto model = llama();
+    const at::Tensor dense = test::logits(*model);
+    const RestoredSparsity again = restored(written, *model);
+    CHECK(again.config == sparse.config);
+    REQUIRE(again.report.modules.size() == 2);
+    for (std::size_t i = 0; i < 2; ++i) CHECK(again.report.modules[i].config == sparse.report.modules[i].config);
+    CHECK(at::equal(test::logits(*model), test::logits(*sparse.model)));
+    CHECK_FALSE(at::equal(test::logits(*model), dense));
+  }
 }
 
-TEST_CASE("overrides change what a checkpoint carries") {
-  const TemporaryDirectory directory;
+TEST_CASE("overrides change what a checkpoint carries, by its state or by its groups") {
   const auto sparse = sparse_model("llama", kAllModules);
-  write_config(directory, to_sparse_attention_config(sparse.config, sparse.report));
-  const auto saved = read_saved_sparsity(directory.path(), *sparse.model).value();
-  const auto changed = restore_sparsity(*sparse.model, saved, {}, {"sparsity_n=3"});
-  CHECK(Json::parse(changed.report.modules[0].parameters)["sparsity_n"] == 3);
-  CHECK_THROWS_AS(restore_sparsity(*sparse.model, saved, {}, {"sparsity_n=4"}), ConfigError);
-}
-
-TEST_CASE("groups of other software are translated for the modules they mean") {
-  const RestoredSparsity result = restored(upstream({{"group_0", group({{"ignore", {kFirst}}})}}));
-  REQUIRE(result.report.modules.size() == 2);
-  CHECK_FALSE(result.report.modules[0].is_sparse());
-  CHECK(result.report.modules[1].method == "sparse_softmax");
-  const Json parameters = Json::parse(result.report.modules[1].parameters);
-  CHECK(parameters["num_sink_tokens"] == 8);
-  CHECK(parameters["dense_window_size"] == 32);
+  Json written = to_sparse_attention_config(sparse.config, sparse.report);
+  for (int i = 0; i < 2; ++i) {
+    const auto changed = restored(written, *sparse.model, {"sparsity_n=3"});
+    CHECK(std::get<config::SparseSoftmaxConfig>(*changed.report.modules[0].config).sparsity_n == 3);
+    CHECK_THROWS_AS(restored(written, *sparse.model, {"sparsity_n=4"}), ConfigError);
+    written.erase(std::string(kSavedStateKey));
+  }
 }
 
 TEST_CASE("groups of this project without the exact state give the same modules") {
-  const auto sparse = sparse_model("llama", R"({"*attn*": {"method": "sparse_softmax"},
-      "*layers.1.*": {"method": "sparse_softmax", "sparsity_n": 1}})");
-  Json written = to_sparse_attention_config(sparse.config, sparse.report);
-  written.erase(std::string(kSavedStateKey));
-  const RestoredSparsity result = restored(written);
-  for (std::size_t i = 0; i < 2; ++i) CHECK(result.report.modules[i].parameters == sparse.report.modules[i].parameters);
+  for (const char* rules : {kAllModules, kOneModule, R"({"*attn*": {"method": "sparse_softmax"},
+                                     "*layers.1.*": {"method": "sparse_softmax", "sparsity_n": 1}})"}) {
+    CAPTURE(rules);
+    const auto sparse = sparse_model("llama", rules);
+    Json written = to_sparse_attention_config(sparse.config, sparse.report);
+    written.erase(std::string(kSavedStateKey));
+    const RestoredSparsity result = restored(written);
+    for (std::size_t i = 0; i < 2; ++i) CHECK(result.report.modules[i].config == sparse.report.modules[i].config);
+  }
+}
+
+TEST_CASE("newest generation: a module of both groups has both parts, the ignored one N:M alone") {
+  const RestoredSparsity result = restored_file("newest.json");
+  CHECK(std::get<config::SparseSoftmaxConfig>(*result.report.modules[0].config) ==
+        config::SparseSoftmaxConfig{.num_sink_tokens = 4, .dense_window_size = 32});
+  const auto& method = skip_softmax(result.report.modules[1]);
+  CHECK(method.target_sparsity == config::PhaseTargets{.prefill = 0.4, .decode = 0.6});
+  CHECK(method.initial_disabled_steps == 5);
+  CHECK(method.sparsity_n == 2);
+  CHECK(method.num_sink_tokens == 4);
+  CHECK(method.dense_window_size == 32);
+  const auto& calibration = std::get<config::ThresholdCalibration>(method.threshold);
+  CHECK(calibration.prefill->threshold(0.4, 1024) == 7.93 * std::exp(8.61 * 0.4) / 1024);
+  CHECK(calibration.decode->threshold(0.6, 1024) == 0.12 * std::exp(9.85 * 0.6) / 1024);
+}
+
+TEST_CASE("older generations apply to the modules they mean") {
+  const auto& everywhere = skip_softmax(restored_file("top_level_factor.json").report.modules[1]);
+  CHECK(everywhere.target_sparsity == config::PhaseTargets{.prefill = 0.5, .decode = 0.5});
+  CHECK(everywhere.sparsity_n == 0);
+  const auto& prefill_only = skip_softmax(restored_file("top_level_sparse_softmax.json").report.modules[0]);
+  CHECK(prefill_only.target_sparsity == config::PhaseTargets{.prefill = 0.3, .decode = std::nullopt});
+  CHECK_FALSE(std::get<config::ThresholdCalibration>(prefill_only.threshold).decode.has_value());
+  CHECK(prefill_only.sparsity_m == 8);
+  for (const char* name : {"implied_sparse_softmax.json", "flat.json"}) {
+    const RestoredSparsity result = restored_file(name);
+    CHECK(result.report.modules[0].method == "skip_softmax");
+    CHECK_FALSE(result.report.modules[1].is_sparse());
+  }
+}
+
+TEST_CASE("an entry of ignore may be a pattern of names") {
+  const RestoredSparsity result = restored({{"config_groups", {{"group_0", sparse_group({{"ignore", {"*.0.*"}}})}}}});
+  CHECK_FALSE(result.report.modules[0].is_sparse());
+  CHECK(result.report.modules[1].is_sparse());
 }
 
 TEST_CASE("a checkpoint without sparsity carries none") {
-  const auto model = load_model(test::kTinyModels / "llama").model;
+  const auto model = llama();
   CHECK_FALSE(carries_sparsity(test::kTinyModels / "llama"));
-  CHECK_FALSE(read_saved_sparsity(test::kTinyModels / "llama", *model).has_value());
+  CHECK_FALSE(restore_saved_sparsity(*model, test::kTinyModels / "llama").has_value());
 }
 
-TEST_CASE("what cannot be honoured is an error that names it") {
-  const std::string at = "config.json: $.sparse_attention_config";
-  CHECK(error_of(Json::array()) == at + ": is array, expected an object");
-  CHECK(error_of(Json::object()) == at + ": the key config_groups is missing");
-  CHECK(error_of({{"config_groups", {}}, {"sparse_softmax", Json::object()}}) ==
-        at + ": the key sparse_softmax is not understood");
-  CHECK(error_of({{"config_groups", 3}}) == at + ".config_groups: is number, expected object");
-  CHECK(error_of(upstream({{"group_0", 1}})) == at + ".config_groups.group_0: is number, expected an object");
-  CHECK(
-      error_of(upstream({{"group_0", {{"algorithm", "skip_softmax"}}}})) ==
-      at +
-          ".config_groups.group_0.algorithm: skip_softmax cannot be honoured by this version, expected sparse_softmax");
-  CHECK(error_of(upstream({{"group_0", group({{"initial_disabled_steps", 3}})}})) ==
-        at + ".config_groups.group_0: the key initial_disabled_steps is not understood");
-  CHECK(error_of(upstream({{"group_0", group({{"targets", {"GPT2Attention"}}})}})) ==
-        at + ".config_groups.group_0.targets: the model has no attention module of class GPT2Attention");
-  CHECK(error_of(upstream({{"group_0", group({{"targets", {7}}})}})) ==
-        at + ".config_groups.group_0.targets: 7, expected a string");
-  CHECK(error_of(upstream({{"group_0", group({{"ignore", {"lm_head"}}})}})) ==
-        at + ".config_groups.group_0.ignore: lm_head is no attention module of this model");
-  CHECK(error_of(upstream({{"group_0", group()}, {"group_1", group({{"sparsity_n", 1}})}})) ==
-        at + ".config_groups.group_1: model.layers.0.self_attn belongs to an earlier group already");
-  CHECK(error_of(upstream({{"group_0", group({{"sparsity_n", 5}})}})).starts_with(at));
+TEST_CASE("groups for other modules than the model's are an error that names them") {
+  const auto error = [](const Json& groups) { return error_of({{"config_groups", groups}}); };
+  const std::string at = "config.json: $.sparse_attention_config.config_groups";
+  CHECK(error({{"group_0", sparse_group({{"targets", {"GPT2Attention"}}})}}) ==
+        at + ".group_0.targets: the model has no attention module of class GPT2Attention");
+  CHECK(error({{"group_0", sparse_group({{"ignore", {"lm_head"}}})}}) ==
+        at + ".group_0.ignore: lm_head is no attention module of this model");
+  CHECK(error({{"group_0", sparse_group()}, {"group_1", sparse_group({{"sparsity_n", 1}})}}) ==
+        at + ".group_1: model.layers.0.self_attn belongs to an earlier sparse_softmax group already");
 }
 
-TEST_CASE("an exact state that does not fit is an error") {
+TEST_CASE("the state inside config.json says where it is wrong") {
   const auto sparse = sparse_model("llama", kAllModules);
-  const std::string at = "config.json: $.sparse_attention_config.modelopt_cpp";
-  const auto edited = [&](const std::function<void(Json&)>& edit) {
-    Json written = to_sparse_attention_config(sparse.config, sparse.report);
-    edit(written[std::string(kSavedStateKey)]);
-    return error_of(written);
-  };
-  CHECK(edited([](Json& state) { state["format"] = 2; }) ==
-        at + ".format: 2, expected 1, the one that this version reads");
-  CHECK(edited([](Json& state) { state.erase("format"); }) ==
-        at + ".format: null, expected 1, the one that this version reads");
-  CHECK(edited([](Json& state) { state["extra"] = 1; }) == at + ": the key extra is not understood");
-  CHECK(edited([](Json& state) { state.erase("config"); }) == at + ": the key config is missing");
-  CHECK(edited([](Json& state) { state["modules"] = Json::array(); }) == at + ".modules: is array, expected object");
-  CHECK(edited([](Json& state) { state["modules"].erase(kSecond); }) ==
-        at + ".modules: the model's model.layers.1.self_attn is missing");
-  CHECK(edited([](Json& state) { state["modules"]["model.layers.2.self_attn"] = nullptr; }) ==
-        at + ".modules: model.layers.2.self_attn is no attention module of this model");
-  CHECK(edited([](Json& state) {
-          state["modules"][kSecond] = nullptr;
-        }).starts_with(at + ".modules: model.layers.1.self_attn was saved as null, but its configuration gives {"));
-  CHECK(edited([](Json& state) { state["config"]["sparse_cfg"]["*attn*"]["sparsity_n"] = 9; }).starts_with(at));
+  Json written = to_sparse_attention_config(sparse.config, sparse.report);
+  written[std::string(kSavedStateKey)]["extra"] = 1;
+  CHECK(error_of(written) == "config.json: $.sparse_attention_config.modelopt_cpp: the key extra is not understood");
 }
 
 }  // namespace

@@ -1,0 +1,19 @@
+// What other software makes of an exported `sparse_attention_config`, where that is not what runs here.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <modelopt/sparsify/report.h>
+
+namespace modelopt::checkpoint {
+
+/// A sentence for each difference; empty: other readers see the same.
+///
+/// NVIDIA Model-Optimizer's reader applies the first skip-softmax group to every attention module that this group does
+/// not ignore, and the first N:M group with it; without a skip-softmax group it applies the first N:M group to every
+/// attention module. The format has no fixed thresholds, no block sizes, and of calibrations only the exponential form:
+/// where a table is in use, the sentence says which shares the exponential gives by that table.
+[[nodiscard]] std::vector<std::string> upstream_differences(const SparsifyReport& report);
+
+}  // namespace modelopt::checkpoint
