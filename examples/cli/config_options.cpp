@@ -1,8 +1,11 @@
 #include "config_options.h"
 
 #include <algorithm>
-#include <set>
+#include <array>
+#include <string_view>
+#include <utility>
 
+#include <modelopt/config/enumeration.h>
 #include <modelopt/config/parse.h>
 #include <modelopt/config/presets.h>
 
@@ -13,12 +16,18 @@ namespace {
 
 // Names of upstream's example script to presets of ours.
 std::string preset_of(const std::string& upstream_name) {
-  if (upstream_name == "sparse_softmax") return std::string(presets::SPARSE_SOFTMAX_DEFAULT.name);
-  const std::set<std::string> later = {"skip_softmax_calib", "skip_softmax_calib_sparse24",
-                                       "skip_softmax_triton_calib"};
-  MODELOPT_CHECK(!later.contains(upstream_name), UsageError, "--sparse_attn ", upstream_name,
-                 ": skip-softmax is not built yet, expected sparse_softmax");
-  throw UsageError(str("--sparse_attn ", upstream_name, ": expected sparse_softmax"));
+  const std::array<std::pair<std::string_view, const presets::Preset*>, 4> known = {{
+      {"sparse_softmax", &presets::SPARSE_SOFTMAX_DEFAULT},
+      {"skip_softmax_calib", &presets::SKIP_SOFTMAX_CALIB},
+      {"skip_softmax_calib_sparse24", &presets::SKIP_SOFTMAX_CALIB_SPARSE24},
+      {"skip_softmax_triton_calib", &presets::SKIP_SOFTMAX_TRITON_CALIB},
+  }};
+  std::vector<std::string_view> names;
+  for (const auto& [name, preset] : known) {
+    if (name == upstream_name) return std::string(preset->name);
+    names.push_back(name);
+  }
+  throw UsageError(str("--sparse_attn ", upstream_name, ": expected ", config::one_of(names)));
 }
 
 void check_contradictions(const ConfigOptions& options, const CommonOptions& common) {
@@ -46,7 +55,9 @@ void add_config_options(CLI::App& command, ConfigOptions& options, ConfigUse use
   // A single --config takes one value; a second one is an error of the parser, not a silent replacement.
   config->expected(1)->type_size(1);
   if (use == ConfigUse::kMany) config->take_all();
-  command.add_option("--sparse_attn", options.upstream_name, "upstream's name for a preset: sparse_softmax")
+  command
+      .add_option("--sparse_attn", options.upstream_name,
+                  "upstream's name for a preset: sparse_softmax, skip_softmax_calib, …")
       ->group(group);
   command
       .add_option("--set", options.assignments,

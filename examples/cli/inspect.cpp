@@ -6,10 +6,14 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include <modelopt/checkpoint/checkpoint.h>
+#include <modelopt/config/sparse_config.h>
 #include <modelopt/util/log.h>
 
 #include "commands.h"
@@ -98,11 +102,66 @@ Json describe(const ModelSession& session) {
           {"tokenizer", has_tokenizer(session.directory)}};
 }
 
+std::string range(double least, double most) { return significant(least, 3) + " – " + significant(most, 3); }
+
+void add_phase(TextTable& table, const char* name, const std::optional<config::PhaseCalibration>& phase,
+               const std::optional<double>& target) {
+  if (!phase) return;
+  const auto* exponential = phase->exponential ? &*phase->exponential : nullptr;
+  const auto* fit = exponential != nullptr && exponential->fit ? &*exponential->fit : nullptr;
+  table.add_row({name, std::string(to_string(phase->form)), target ? significant(*target, 3) : "-",
+                 exponential != nullptr ? significant(exponential->a, 4) : "-",
+                 exponential != nullptr ? significant(exponential->b, 4) : "-",
+                 fit != nullptr ? std::to_string(fit->length) : "-", fit != nullptr ? fixed(fit->r_squared, 3) : "-",
+                 fit != nullptr ? range(fit->min_sparsity, fit->max_sparsity) : "-",
+                 fit != nullptr ? str(fit->min_length, " – ", fit->max_length) : "-"});
+}
+
+// Each calibration that modules have, once: how λ follows from the target, and what it was fitted on.
+std::string calibration_tables(const SparsifyReport& report) {
+  std::string text;
+  std::vector<const config::SkipSoftmaxConfig*> shown;
+  for (const auto& module : report.modules) {
+    const auto* method = module.is_sparse() ? config::skip_softmax_parameters(*module.config) : nullptr;
+    const auto* calibration =
+        method != nullptr ? std::get_if<config::ThresholdCalibration>(&method->threshold) : nullptr;
+    if (calibration == nullptr || std::any_of(shown.begin(), shown.end(), [&](const auto* other) {
+          return other->threshold == method->threshold && other->target_sparsity == method->target_sparsity;
+        }))
+      continue;
+    shown.push_back(method);
+    TextTable table({{"phase"},
+                     {"form"},
+                     {"target", Align::kRight},
+                     {"a", Align::kRight},
+                     {"b", Align::kRight},
+                     {"fitted for", Align::kRight},
+                     {"R²", Align::kRight},
+                     {"shares", Align::kRight},
+                     {"tokens", Align::kRight}});
+    add_phase(table, "prefill", calibration->prefill, method->target_sparsity.prefill);
+    add_phase(table, "decode", calibration->decode, method->target_sparsity.decode);
+    text += str("\ncalibration of ", module.name, " and modules like it", "\n", table.render());
+    if (const auto& data = calibration->provenance)
+      text += str("data ", data->data_hash.substr(0, 12), ", seed ", data->seed, ", ", data->samples, " samples\n");
+  }
+  return text;
+}
+
+bool has_uncalibrated(const SparsifyReport& report) {
+  return std::any_of(report.modules.begin(), report.modules.end(), [](const ModuleReport& module) {
+    const auto* method = module.is_sparse() ? config::skip_softmax_parameters(*module.config) : nullptr;
+    return method != nullptr && !std::holds_alternative<config::ThresholdCalibration>(method->threshold);
+  });
+}
+
 void run(const Options& options) {
   const Output output(options.json);
   const auto named = named_configs(options.config, options.common);
   ModelSession session = load_session(options.model, options.common);
-  const auto configs = effective_configs(session, named, options.config, options.common);
+  auto configs = effective_configs(session, named, options.config, options.common);
+  // What would match is known before `modelopt calibrate` has run.
+  const bool orders_calibration = !configs.empty() && std::exchange(configs.front().config.calibration, {}).has_value();
   session.slots.allow_unmatched = true;  // what matches nothing is shown here, not refused
   const SparsifyReport report = apply_configs(session, configs);
 
@@ -113,10 +172,14 @@ void run(const Options& options) {
   output.print(facts.render() + "\n");
   output.print(configs.empty() ? "attention modules\n" : str("attention modules under ", configs.front().name, "\n"));
   output.print(to_table(report));
+  output.print(calibration_tables(report));
+  if (orders_calibration && has_uncalibrated(report))
+    output.print("the thresholds await `modelopt calibrate`; those shown are what the rules have without it\n");
   for (const auto& pattern : report.unmatched_patterns)
     output.print(str("the pattern ", pattern, " matches no attention module\n"));
 
   data["config"] = configs.empty() ? Json(nullptr) : Json(configs.front().name);
+  data["summary"] = summary(report);
   data.update(to_json(report));
   output.finish(data);
 }

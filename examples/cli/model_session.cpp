@@ -55,19 +55,19 @@ std::vector<eval::NamedConfig> effective_configs(const ModelSession& session, st
                     options.dense ? "ignored (--dense)" : "replaced (--config)"));
     return named;
   }
-  const auto saved = checkpoint::read_saved_sparsity(session.directory, *session.model);
   const auto assignments = overrides(options, common);
-  if (!saved) {
+  auto restored = checkpoint::restore_saved_sparsity(*session.model, session.directory, session.slots, assignments);
+  if (!restored) {
     MODELOPT_CHECK(options.assignments.empty(), UsageError, "--set ", options.assignments.front(),
                    ": there is no configuration to change, expected --config too");
     MODELOPT_CHECK(assignments.empty(), UsageError, "--backend ", common.backend,
                    ": there is no sparse method to choose it for, expected --config too");
     return named;
   }
-  auto restored = checkpoint::restore_sparsity(*session.model, *saved, session.slots, assignments);
   log::info(str(session.directory.string(), ": applying the sparse configuration it carries, on ",
-                restored.report.sparse_modules(), " of ", restored.report.modules.size(), " attention modules"));
-  named.push_back({"checkpoint", std::move(restored.config)});
+                restored->report.sparse_modules(), " of ", restored->report.modules.size(),
+                " attention modules: ", summary(restored->report)));
+  named.push_back({"checkpoint", std::move(restored->config)});
   return named;
 }
 

@@ -54,7 +54,9 @@ TEST_CASE("an exported directory applies its sparsity again and says so") {
   CHECK(read_file(exporting.target() + "/model.safetensors") == read_file(tiny_model() + "/model.safetensors"));
 
   const auto [sparse, said] = exporting.logits(exporting.target());
-  CHECK(said.find(": applying the sparse configuration it carries, on 2 of 2 attention modules") != std::string::npos);
+  CHECK(said.find(
+            ": applying the sparse configuration it carries, on 2 of 2 attention modules: sparse_softmax (1:4)\n") !=
+        std::string::npos);
   CHECK(sparse == exporting.logits(tiny_model(), {"--config", "SPARSE_SOFTMAX_1_4"}).first);
 
   const auto [dense, ignored] = exporting.logits(exporting.target(), {"--dense"});
@@ -108,17 +110,43 @@ TEST_CASE("upstream's view is warned of where it differs") {
   CHECK(result.err.find("Model-Optimizer's reader does not look at \"ignore\"") != std::string::npos);
 }
 
+TEST_CASE("a checkpoint of other software is applied, announced and shown") {
+  const Exporting exporting;
+  REQUIRE(exporting.run({"--config", "SPARSE_SOFTMAX_1_4"}).exit_code == 0);
+  const std::string file = exporting.target() + "/config.json";
+  Json config = Json::parse(read_file(file));
+  config["sparse_attention_config"] = Json::parse(read_file(MODELOPT_TEST_DATA "/sparse_attention_config/newest.json"));
+  write_json(file, config);
+  const auto [bytes, said] = exporting.logits(exporting.target());
+  CHECK(said.find("on 2 of 2 attention modules: sparse_softmax (2:4) on 1, skip_softmax (0.4 of blocks in prefill by "
+                  "exponential, 0.6 of blocks in decode by exponential, 2:4) on 1\n") != std::string::npos);
+  CHECK(bytes != exporting.logits(exporting.target(), {"--dense"}).first);
+
+  const Json data = run_json({"inspect", "--model", exporting.target()});
+  CHECK(data["config"] == "checkpoint");
+  CHECK(data["modules"][0]["method"] == "sparse_softmax");
+  CHECK(data["modules"][1]["parameters"]["threshold_calibration"]["prefill"]["exponential"]["a"] == 7.93);
+  const ProgramResult text = run_program({"inspect", "--model", exporting.target()});
+  CHECK(text.out.find("\ncalibration of model.layers.1.self_attn and modules like it\n"
+                      "phase    form         target     a      b  fitted for  R²  shares  tokens\n"
+                      "prefill  exponential     0.4  7.93   8.61           -   -       -       -\n"
+                      "decode   exponential     0.6  0.12   9.85           -   -       -       -\n") !=
+        std::string::npos);
+}
+
 TEST_CASE("a checkpoint whose sparsity cannot be honoured runs dense or with another configuration only") {
   const Exporting exporting;
   REQUIRE(exporting.run({"--config", "SPARSE_SOFTMAX_1_4"}).exit_code == 0);
   const std::string file = exporting.target() + "/config.json";
   Json config = Json::parse(read_file(file));
   config["sparse_attention_config"] =
-      Json::parse(R"({"config_groups": {"group_0": {"algorithm": "skip_softmax", "targets": []}}})");
+      Json::parse(R"({"config_groups": {"group_0": {"algorithm": "rocket", "targets": ["LlamaAttention"]}}})");
   write_json(file, config);
   const ProgramResult refused = run_program({"inspect", "--model", exporting.target()});
   CHECK(refused.exit_code == 3);
-  CHECK(refused.err.find("skip_softmax cannot be honoured by this version") != std::string::npos);
+  CHECK(refused.err == "modelopt: error: " + file +
+                           ": $.sparse_attention_config.config_groups.group_0.algorithm: \"rocket\", expected "
+                           "skip_softmax or sparse_softmax, which are all that can be honoured\n");
   CHECK(run_program({"inspect", "--model", exporting.target(), "--dense"}).exit_code == 0);
   CHECK(run_program({"inspect", "--model", exporting.target(), "--config", "SPARSE_SOFTMAX_DEFAULT"}).exit_code == 0);
 }

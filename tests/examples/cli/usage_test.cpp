@@ -2,6 +2,7 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -123,12 +124,16 @@ TEST_CASE("sampling options need sampling, and values in their domain") {
   CHECK(refused({"--max-new-tokens", "0"}).find("--max-new-tokens") != std::string::npos);
 }
 
-TEST_CASE("upstream's names of methods to come are refused as not built yet") {
-  for (const char* name : {"skip_softmax_calib", "skip_softmax_calib_sparse24", "skip_softmax_triton_calib"})
-    CHECK(error_line(2, {"inspect", "--pyt_ckpt_path", tiny_model(), "--sparse_attn", name}) ==
-          std::string("--sparse_attn ") + name + ": skip-softmax is not built yet, expected sparse_softmax");
+TEST_CASE("upstream's names of methods lead to the presets") {
+  const std::map<std::string, std::string> presets = {{"sparse_softmax", "SPARSE_SOFTMAX_DEFAULT"},
+                                                      {"skip_softmax_calib", "SKIP_SOFTMAX_CALIB"},
+                                                      {"skip_softmax_calib_sparse24", "SKIP_SOFTMAX_CALIB_SPARSE24"},
+                                                      {"skip_softmax_triton_calib", "SKIP_SOFTMAX_TRITON_CALIB"}};
+  for (const auto& [name, preset] : presets)
+    CHECK(run_json({"inspect", "--pyt_ckpt_path", tiny_model(), "--sparse_attn", name})["config"] == preset);
   CHECK(error_line(2, {"inspect", "--model", tiny_model(), "--sparse_attn", "magic"}) ==
-        "--sparse_attn magic: expected sparse_softmax");
+        "--sparse_attn magic: expected sparse_softmax, skip_softmax_calib, skip_softmax_calib_sparse24 or "
+        "skip_softmax_triton_calib");
 }
 
 TEST_CASE("a model directory that is none is invalid data") {
