@@ -122,6 +122,11 @@ class RandomCalls {
     args.num_sink_tokens = one_of({0, 0, 4, 67});
     args.dense_window_size = one_of({0, 64, 64, 129});
     args.sliding_window = one_of({0, 0, 0, 100});
+    if (backend.skips && one_of({0, 0, 1}) == 1) {
+      args.skip_softmax_threshold = static_cast<double>(one_of({1, 50, 90})) / 100.0;
+      args.skip_softmax_br = one_of({128, 128, 64, 1, 100});
+      args.skip_softmax_bc = one_of({128, 128, 64, 8, 40});
+    }
     return args;
   }
 
@@ -139,7 +144,8 @@ std::string describe(const AttentionArgs& args) {
   text << args.backend << ": q " << args.q.sizes() << ", k " << args.k.sizes() << ", " << args.q.scalar_type() << ", "
        << args.b_seq_len.size(0) << " sequences, " << args.sparsity_n << ":" << args.sparsity_m << ", sinks "
        << args.num_sink_tokens << ", window " << args.dense_window_size << ", sliding " << args.sliding_window
-       << (args.is_causal ? ", causal" : "") << '\n';
+       << ", lambda " << args.skip_softmax_threshold.value_or(0.0) << " by " << args.skip_softmax_br << " x "
+       << args.skip_softmax_bc << (args.is_causal ? ", causal" : "") << '\n';
   return text.str();
 }
 
