@@ -10,8 +10,14 @@ namespace modelopt::kernels::cuda {
 
 /// The two halves of a family. Both read row_stats and write the gradients that are not null.
 struct BackwardKernels {
-  void (*queries)(const BackwardParams&, const Workspace&, cudaStream_t);
-  void (*keys)(const BackwardParams&, const Workspace&, cudaStream_t);
+  using Launch = void (*)(const BackwardParams&, const Workspace&, cudaStream_t);
+  Launch queries;
+  Launch keys;
+  /// Whether select_queries() takes a problem; null: it never does.
+  bool (*selects)(const AttentionParams&);
+  /// queries(), which finds out what was attended and writes it to the mask. Bits of pairs that are invisible by their
+  /// position may be left as they are: keys() does not read them.
+  Launch select_queries;
 };
 
 /// mma.sync, any GPU from sm_80 on: any head_dim, dtype and alignment.
@@ -24,9 +30,9 @@ extern const BackwardKernels kSm90Backward;
 using ForwardRun = void (*)(const AttentionParams&, const Workspace&, cudaStream_t);
 
 /// All gradients of one problem. `params` has everything but row_stats, sum_k and sum_v; its mask may be of any
-/// alignment. Where `decide_again`, there is no mask, and `forward` finds what was attended once more: it is the very
-/// kernel that the problem's forward ran, so its scores have the same bits. It does so for as many heads at a time as
-/// give kMaxMaskBytes of mask.
+/// alignment. Where `decide_again`, there is no mask, and what was attended is found once more: by select_queries(), or
+/// by `forward`, the very kernel that the problem's forward ran. Either way the scores have the same bits. It is done
+/// for as many heads at a time as give kMaxMaskBytes of mask.
 void run_backward(BackwardParams params, bool decide_again, ForwardRun forward, const BackwardKernels& kernels,
                   const Workspace& workspace, cudaStream_t stream);
 

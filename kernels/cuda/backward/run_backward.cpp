@@ -60,24 +60,6 @@ void align_mask(AttentionParams& p, const Workspace& workspace, cudaStream_t str
   p.mask_bytes = bytes;
 }
 
-/// Runs the forward of the heads in `params` again, for its mask.
-struct MaskAgain {
-  std::uint8_t* mask;
-  std::int64_t mask_bytes;
-  void* output;      ///< of no use
-  float* logsumexp;  ///< likewise
-
-  void find(BackwardParams& params, ForwardRun forward, const Workspace& workspace, cudaStream_t stream) const {
-    AttentionParams& p = params.attention;
-    p.mask = mask;
-    p.mask_bytes = mask_bytes;
-    AttentionParams again = p;
-    again.output = output;
-    again.logsumexp = logsumexp;
-    forward(again, workspace, stream);
-  }
-};
-
 /// Sequences may share keys only if keys have lengths of their own. One after the other they add to the same sums.
 bool may_share_keys(const AttentionParams& p) { return p.batch > 1 && p.k_start != p.q_start; }
 
@@ -92,14 +74,51 @@ BackwardParams sequence_of(BackwardParams params, int index) {
   return params;
 }
 
-void run_heads(BackwardParams params, const BackwardKernels& kernels, const Workspace& workspace, cudaStream_t stream) {
-  prepare_row_stats(params, stream);
-  if (params.grad_q != nullptr) kernels.queries(params, workspace, stream);
+void run_keys(const BackwardParams& params, const BackwardKernels& kernels, const Workspace& workspace,
+              cudaStream_t stream) {
   if (params.grad_k == nullptr && params.grad_v == nullptr) return;
   if (params.sum_k == nullptr) {
     kernels.keys(params, workspace, stream);
   } else {
     for (int i = 0; i < params.attention.batch; ++i) kernels.keys(sequence_of(params, i), workspace, stream);
+  }
+}
+
+void run_heads(const BackwardParams& params, const BackwardKernels& kernels, const Workspace& workspace,
+               cudaStream_t stream) {
+  prepare_row_stats(params, stream);
+  if (params.grad_q != nullptr) kernels.queries(params, workspace, stream);
+  run_keys(params, kernels, workspace, stream);
+}
+
+/// As many heads at a time as kMaxMaskBytes of mask are for.
+void run_without_mask(BackwardParams params, ForwardRun forward, const BackwardKernels& kernels,
+                      const Workspace& workspace, cudaStream_t stream) {
+  AttentionParams& p = params.attention;
+  p.mask_bytes = aligned_mask_bytes((std::min(p.max_k_len, p.total_kv) + 7) / 8);
+  const std::int64_t rows_of_key_head = std::int64_t{p.total_q} * (p.heads / p.kv_heads);
+  const auto heads =
+      static_cast<int>(std::clamp<std::int64_t>(kMaxMaskBytes / (rows_of_key_head * p.mask_bytes), 1, p.kv_heads));
+  const std::int64_t rows = rows_of_key_head * heads;
+  const auto allocate = [&](std::int64_t bytes) { return workspace(static_cast<std::size_t>(bytes)); };
+  p.mask = static_cast<std::uint8_t*>(allocate(rows * p.mask_bytes));
+  params.row_stats = static_cast<float2*>(allocate(rows * std::int64_t{sizeof(float2)}));
+  const bool selects = kernels.selects != nullptr && kernels.selects(p);
+  void* output = selects ? nullptr : allocate(rows * p.head_dim * element_bytes(p.dtype));  // of no use
+  float* logsumexp = selects ? nullptr : static_cast<float*>(allocate(rows * std::int64_t{sizeof(float)}));
+  for (int first = 0; first < p.kv_heads; first += heads) {
+    const BackwardParams some = heads_of(params, first, std::min(heads, p.kv_heads - first));
+    if (selects) {
+      prepare_row_stats(some, stream);
+      kernels.select_queries(some, workspace, stream);
+      run_keys(some, kernels, workspace, stream);
+    } else {
+      AttentionParams again = some.attention;
+      again.output = output;
+      again.logsumexp = logsumexp;
+      forward(again, workspace, stream);
+      run_heads(some, kernels, workspace, stream);
+    }
   }
 }
 
@@ -142,22 +161,7 @@ void run_backward(BackwardParams params, bool decide_again, ForwardRun forward, 
     params.row_stats = static_cast<float2*>(workspace(sizeof(float2) * p.total_q * p.heads));
     run_heads(params, kernels, workspace, stream);
   } else {
-    const std::int64_t mask_bytes = aligned_mask_bytes((std::min(p.max_k_len, p.total_kv) + 7) / 8);
-    const std::int64_t rows_of_key_head = std::int64_t{p.total_q} * (p.heads / p.kv_heads);
-    const auto heads =
-        static_cast<int>(std::clamp<std::int64_t>(kMaxMaskBytes / (rows_of_key_head * mask_bytes), 1, p.kv_heads));
-    const std::int64_t rows = rows_of_key_head * heads;
-    const auto allocate = [&](std::int64_t bytes) { return workspace(static_cast<std::size_t>(bytes)); };
-    const MaskAgain again{.mask = static_cast<std::uint8_t*>(allocate(rows * mask_bytes)),
-                          .mask_bytes = mask_bytes,
-                          .output = allocate(rows * p.head_dim * element_bytes(p.dtype)),
-                          .logsumexp = static_cast<float*>(allocate(rows * std::int64_t{sizeof(float)}))};
-    params.row_stats = static_cast<float2*>(allocate(rows * std::int64_t{sizeof(float2)}));
-    for (int first = 0; first < p.kv_heads; first += heads) {
-      BackwardParams some = heads_of(params, first, std::min(heads, p.kv_heads - first));
-      again.find(some, forward, workspace, stream);
-      run_heads(some, kernels, workspace, stream);
-    }
+    run_without_mask(params, forward, kernels, workspace, stream);
   }
   if (params.sum_k == nullptr) return;
   const std::int64_t count = std::int64_t{p.total_kv} * p.kv_heads * p.head_dim;

@@ -78,6 +78,6 @@ void keys(const BackwardParams& params, const Workspace&, cudaStream_t stream) {
 
 }  // namespace
 
-const BackwardKernels kSm80Backward{&queries, &keys};
+const BackwardKernels kSm80Backward{&queries, &keys, nullptr, nullptr};
 
 }  // namespace modelopt::kernels::cuda

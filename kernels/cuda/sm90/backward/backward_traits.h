@@ -9,14 +9,26 @@
 
 namespace modelopt::kernels::cuda::sm90 {
 
-/// kRowsAreQueries: gradients of queries, columns are keys; otherwise gradients of keys, columns are queries. kMasked:
-/// the mask says what is attended, otherwise position alone.
-template <typename Element_, int kHeadDim_, bool kRowsAreQueries_, bool kMasked_>
+/// Who says which keys a row attends to.
+enum class Attended {
+  kByPosition,   ///< dense attention
+  kByMask,       ///< the mask's bits
+  kBySelection,  ///< 2:4 and 1:4, found again from the scores and written to the mask; where rows are queries
+};
+
+/// Keys are permuted within blocks of so many where they are selected, as in the forward: a thread owns whole groups.
+constexpr int kSelectionBlock = 16;
+
+/// kRowsAreQueries: gradients of queries, columns are keys; otherwise gradients of keys, columns are queries.
+template <typename Element_, int kHeadDim_, bool kRowsAreQueries_, Attended kAttended_>
 struct BackwardTraits {
   using Element = Element_;
   static constexpr int kHeadDim = kHeadDim_;  ///< 64 or 128; smaller ones are padded with zeros by the copies
   static constexpr bool kRowsAreQueries = kRowsAreQueries_;
-  static constexpr bool kMasked = kMasked_;
+  static constexpr Attended kAttended = kAttended_;
+  static constexpr bool kMasked = kAttended == Attended::kByMask;
+  static constexpr bool kSelects = kAttended == Attended::kBySelection;
+  static_assert(kRowsAreQueries || !kSelects);
 
   static constexpr int kWarpgroups = 2;  ///< consumers
   static constexpr int kWarpgroupRows = 64;
@@ -24,6 +36,9 @@ struct BackwardTraits {
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kConsumerRegisters = 240;
   static constexpr int kProducerRegisters = 24;
+  /// A CTA starts with as many registers as it has afterwards: more would be waited for forever.
+  static constexpr int kStartRegisters = 65536 / kThreads / 8 * 8;
+  static_assert(kWarpgroups * kConsumerRegisters + kProducerRegisters <= kStartRegisters * (kWarpgroups + 1));
 
   static constexpr int kColumns = !kRowsAreQueries ? 64 : kHeadDim == 64 ? 128 : 96;
   static constexpr int kWords = kColumns / 32;  ///< of attended bits
@@ -40,8 +55,17 @@ struct BackwardTraits {
   static constexpr int kGradients = kHeadDim / 2;  ///< of a thread
 };
 
-/// Tensor maps of one sequence, cut to its rows: boxes of 64 elements of one head, 64 rows or kColumns columns.
-enum BackwardMapKind : int { kRowMap, kSecondRowMap, kColumnMap, kSecondColumnMap, kBackwardMapKinds };
+/// Tensor maps, cut to a sequence's rows: boxes of 64 elements of 64 rows or kColumns columns. Columns that are
+/// selected are permuted and have maps for each key head; "pair" maps load two neighbouring ones (producers.cuh).
+enum BackwardMapKind : int {
+  kRowMap,
+  kSecondRowMap,
+  kColumnMap,
+  kSecondColumnMap,
+  kColumnPairMap,
+  kSecondColumnPairMap,
+  kBackwardMapKinds
+};
 
 template <typename Traits>
 struct alignas(1024) BackwardShared {
@@ -57,7 +81,8 @@ struct alignas(1024) BackwardShared {
 
 struct BackwardArguments {
   BackwardParams params;
-  const CUtensorMap* maps = nullptr;  ///< [batch, kBackwardMapKinds]
+  const CUtensorMap* maps = nullptr;  ///< [batch, map_heads, kBackwardMapKinds]
+  int map_heads = 1;                  ///< 1, or kv_heads where columns are selected
   float scale_log2 = 1.0f;            ///< softmax scale times log2(e)
   int row_tiles = 0;                  ///< of a sequence and head: enough for the longest
   int section_heads = 1;              ///< heads (of the rows) whose columns share the L2 cache, worked on together

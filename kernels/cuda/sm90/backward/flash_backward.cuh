@@ -30,6 +30,7 @@
 
 #include "kernels/cuda/backward/attended_bits.cuh"
 #include "kernels/cuda/sm90/backward/backward_traits.h"
+#include "kernels/cuda/sm90/backward/select_tile.cuh"
 #include "kernels/cuda/sm90/backward/wgmma_products.h"
 #include "kernels/cuda/sm90/hopper.h"
 #include "kernels/cuda/sm90/producers.cuh"
@@ -93,17 +94,41 @@ __device__ __forceinline__ float2 row_stats(const BackwardParams& b, const Seque
   return b.row_stats[query_head * std::int64_t{b.attention.total_q} + s.q_start + query];
 }
 
+/// Loads a tile of keys, permuted in blocks of kSelectionBlock; the last, incomplete one of a sequence pair by pair.
+template <typename Traits>
+__device__ __forceinline__ void load_permuted(std::uint8_t* tile, const CUtensorMap* map, const CUtensorMap* pairs,
+                                              std::uint64_t* full, int first_key, int k_len) {
+  constexpr int kBlock = kSelectionBlock;
+#pragma unroll
+  for (int panel = 0; panel < Traits::kPanels; ++panel) {
+    std::uint8_t* to = tile + panel * Traits::kColumnPanelBytes;
+    if (first_key + Traits::kColumns <= k_len) {
+      copy_box_5d(to, map, full, 64 * panel, first_key / kBlock);
+      continue;
+    }
+#pragma unroll 1
+    for (int key = 0; key < Traits::kColumns; key += 2) {
+      const int in_block = key % kBlock;
+      const int place = key - in_block + in_block % (kBlock / 4) * 4 + in_block / (kBlock / 4) * 2;
+      copy_box_2d(to + place * 128, pairs, full, 64 * panel, first_key + key);
+    }
+  }
+}
+
 /// One warp: loads the rows, then tile after tile of the columns.
 template <typename Traits>
 __device__ __forceinline__ void produce(BackwardShared<Traits>& shared, const BackwardArguments& args,
                                         const BackwardTask& task) {
   const auto lane = static_cast<int>(threadIdx.x) % 32;
   const AttentionParams& p = args.params.attention;
-  const CUtensorMap* maps = args.maps + task.batch * kBackwardMapKinds;
   const int group = p.heads / p.kv_heads;
+  const int map_head = Traits::kSelects ? task.head / group : 0;
+  const CUtensorMap* maps = args.maps + (std::int64_t{task.batch} * args.map_heads + map_head) * kBackwardMapKinds;
   if (lane == 0) {
 #pragma unroll
-    for (int kind = 0; kind < kBackwardMapKinds; ++kind) tensor_map_acquire(maps + kind);
+    for (int kind = 0; kind < (Traits::kSelects ? kBackwardMapKinds : kColumnPairMap); ++kind) {
+      tensor_map_acquire(maps + kind);
+    }
     barrier_expect_bytes(&shared.rows_full, 2 * Traits::kRowTileBytes);
 #pragma unroll
     for (int panel = 0; panel < Traits::kPanels; ++panel) {
@@ -134,11 +159,18 @@ __device__ __forceinline__ void produce(BackwardShared<Traits>& shared, const Ba
       }
       if (lane == 0) {
         barrier_expect_bytes(full, 2 * Traits::kColumnTileBytes);
+        if constexpr (Traits::kSelects) {
+          load_permuted<Traits>(shared.columns[ring.stage], maps + kColumnMap, maps + kColumnPairMap, full, first,
+                                task.sequence.k_len);
+          load_permuted<Traits>(shared.second_columns[ring.stage], maps + kSecondColumnMap, maps + kSecondColumnPairMap,
+                                full, first, task.sequence.k_len);
+        } else {
 #pragma unroll
-        for (int panel = 0; panel < Traits::kPanels; ++panel) {
-          const int to = panel * Traits::kColumnPanelBytes;
-          copy_box_3d(shared.columns[ring.stage] + to, maps + kColumnMap, full, 64 * panel, head, first);
-          copy_box_3d(shared.second_columns[ring.stage] + to, maps + kSecondColumnMap, full, 64 * panel, head, first);
+          for (int panel = 0; panel < Traits::kPanels; ++panel) {
+            const int to = panel * Traits::kColumnPanelBytes;
+            copy_box_3d(shared.columns[ring.stage] + to, maps + kColumnMap, full, 64 * panel, head, first);
+            copy_box_3d(shared.second_columns[ring.stage] + to, maps + kSecondColumnMap, full, 64 * panel, head, first);
+          }
         }
       }
       ring.advance();
@@ -217,7 +249,7 @@ struct BackwardConsumer {
     std::uint32_t word[kRowsAreQueries ? 2 * Traits::kWords : 1];
   };
 
-  __device__ __forceinline__ const std::uint8_t* mask_row(int query_head, int query) const {
+  __device__ __forceinline__ std::uint8_t* mask_row(int query_head, int query) const {
     const AttentionParams& p = args.params.attention;
     return p.mask + (std::int64_t{task.sequence.q_start + query} * p.heads + query_head) * p.mask_bytes;
   }
@@ -252,13 +284,15 @@ struct BackwardConsumer {
     return words;
   }
 
-  __device__ __forceinline__ Bits attended_bits(const MaskWords& words, int first_column) const {
+  __device__ __forceinline__ Bits position_bits(int first_column) const {
     const AttentionParams& p = args.params.attention;
-    if constexpr (!Traits::kMasked) {
-      const ColumnRange ranges[2] = {columns_of_rows<Traits>(p, task.sequence, row, row),
-                                     columns_of_rows<Traits>(p, task.sequence, row + 8, row + 8)};
-      return bits_by_position<Traits::kWords>(ranges, first_column, quad_lane);
-    } else if constexpr (kRowsAreQueries) {
+    const ColumnRange ranges[2] = {columns_of_rows<Traits>(p, task.sequence, row, row),
+                                   columns_of_rows<Traits>(p, task.sequence, row + 8, row + 8)};
+    return bits_by_position<Traits::kWords>(ranges, first_column, quad_lane);
+  }
+
+  __device__ __forceinline__ Bits mask_bits(const MaskWords& words) const {
+    if constexpr (kRowsAreQueries) {
       Bits bits;
 #pragma unroll
       for (int i = 0; i < 2 * Traits::kWords; ++i) {
@@ -281,9 +315,31 @@ struct BackwardConsumer {
 
   // --- arithmetic ----------------------------------------------------------------------------------------------------
 
+  /// Finds what is attended and writes it to the mask; the scores of other keys become -inf.
+  __device__ __forceinline__ void select(float (&s)[Traits::kScores], int first_column) const {
+    const AttentionParams& p = args.params.attention;
+    const SequenceRange& sequence = task.sequence;
+    const int offset = sequence.k_len - sequence.q_len;
+    const SelectedTile tile{
+        .rows = {.k_len = sequence.k_len, .dense_keys = sequence.sparse_nm ? p.num_sink_tokens : 1 << 30},
+        .block_position = first_row + offset,
+        .warp_position = uniform(first_row + thread / 32 * 16 + offset),
+        .position = row + offset,
+        .first_key = first_column,
+        .all_visible = all_visible(first_column)};
+    select_scores<Traits>(s, p, tile, quad_lane);
+    std::uint8_t* mask_rows[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      mask_rows[h] = row + 8 * h < sequence.q_len ? mask_row(task.head, row + 8 * h) : nullptr;
+    }
+    write_selected_bits<Traits>(s, mask_rows, static_cast<int>(p.mask_bytes), first_column, quad_lane);
+  }
+
   /// S becomes P; exactly 0 where a row does not attend.
   __device__ __forceinline__ void weigh(float (&s)[Traits::kScores], const float2 (&stats)[2], int stage,
                                         const MaskWords& words, int first_column) const {
+    if constexpr (Traits::kSelects) select(s, first_column);
     const float scale = args.scale_log2;
 #pragma unroll
     for (int n = 0; n < kBlocks; ++n) {
@@ -294,8 +350,18 @@ struct BackwardConsumer {
         s[4 * n + e] = exp2_approx(fmaf(s[4 * n + e], scale, -l[kRowsAreQueries ? e / 2 : e % 2]));
       }
     }
-    if (!Traits::kMasked && all_visible(first_column)) return;
-    const Bits bits = attended_bits(words, first_column);
+    if constexpr (Traits::kSelects) return;
+    const bool whole = all_visible(first_column);
+    if (!Traits::kMasked && whole) return;
+    Bits bits = Traits::kMasked ? mask_bits(words) : position_bits(first_column);
+    if (Traits::kMasked && !whole) {  // the mask may be undefined there (launch_backward.h)
+      const Bits visible = position_bits(first_column);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+#pragma unroll
+        for (int w = 0; w < Traits::kWords; ++w) bits.row[h][w] &= visible.row[h][w];
+      }
+    }
 #pragma unroll
     for (int n = 0; n < kBlocks; ++n) {
 #pragma unroll

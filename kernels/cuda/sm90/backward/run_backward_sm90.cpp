@@ -1,4 +1,7 @@
 // Host side of the Hopper backward: picks the kernel, describes the tensors, and enqueues.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <limits>
 
 #include "kernels/cuda/backward/launch_backward.h"
@@ -36,37 +39,52 @@ int section_heads(const AttentionParams& p, int row_tiles) {
 template <typename Traits>
 SequenceMapTemplates map_templates(const BackwardParams& params) {
   const AttentionParams& p = params.attention;
-  SequenceMapTemplates templates{};
-  const auto set = [&](BackwardMapKind kind, const void* base, bool of_queries, const Strides& strides, int box_rows) {
-    const HeadTensor tensor{.base = base,
-                            .dtype = p.dtype,
-                            .rows = of_queries ? p.total_q : p.total_kv,
-                            .heads = of_queries ? p.heads : p.kv_heads,
-                            .head_dim = p.head_dim,
-                            .strides = strides};
-    templates.maps[kind] = head_map(tensor, box_rows);
-    templates.base[kind] = base;
-    templates.bytes_per_row[kind] = strides.row * 2;
-    templates.of_queries[kind] = of_queries;
-  };
   constexpr bool kQueries = Traits::kRowsAreQueries;
-  const int query_box = kQueries ? Traits::kWarpgroupRows : Traits::kColumns;
-  const int key_box = kQueries ? Traits::kColumns : Traits::kWarpgroupRows;
-  set(kQueries ? kRowMap : kColumnMap, p.q, true, p.q_strides, query_box);
-  set(kQueries ? kSecondRowMap : kSecondColumnMap, params.grad_output, true, params.query_rows, query_box);
-  set(kQueries ? kColumnMap : kRowMap, p.k, false, p.k_strides, key_box);
-  set(kQueries ? kSecondColumnMap : kSecondRowMap, p.v, false, p.v_strides, key_box);
+  const HeadTensor q{p.q, p.dtype, p.total_q, p.heads, p.head_dim, p.q_strides};
+  const HeadTensor grad_output{params.grad_output, p.dtype, p.total_q, p.heads, p.head_dim, params.query_rows};
+  const HeadTensor k{p.k, p.dtype, p.total_kv, p.kv_heads, p.head_dim, p.k_strides};
+  const HeadTensor v{p.v, p.dtype, p.total_kv, p.kv_heads, p.head_dim, p.v_strides};
+  SequenceMapTemplates templates{};
+  const auto set = [&](BackwardMapKind kind, const HeadTensor& tensor, const CUtensorMap& map, int row_dimension,
+                       int block_rows) {
+    templates.maps[kind] = map;
+    templates.base[kind] = tensor.base;
+    templates.bytes_per_row[kind] = tensor.strides.row * 2;
+    templates.bytes_per_head[kind] = row_dimension == 2 ? 0 : tensor.strides.head * 2;
+    templates.row_dimension[kind] = row_dimension;
+    templates.block_rows[kind] = block_rows;
+    templates.of_queries[kind] = &tensor == &q || &tensor == &grad_output;
+  };
+  const auto set_heads = [&](BackwardMapKind kind, const HeadTensor& tensor, int box_rows) {
+    set(kind, tensor, head_map(tensor, box_rows), 2, 1);
+  };
+  const auto set_selected = [&](BackwardMapKind kind, BackwardMapKind pairs, const HeadTensor& tensor) {
+    set(kind, tensor, permuted_row_map(tensor, Traits::kColumns, kSelectionBlock), 4, kSelectionBlock);
+    set(pairs, tensor, row_map(tensor, 2), 1, 1);
+  };
+  set_heads(kRowMap, kQueries ? q : k, Traits::kWarpgroupRows);
+  set_heads(kSecondRowMap, kQueries ? grad_output : v, Traits::kWarpgroupRows);
+  if constexpr (Traits::kSelects) {
+    set_selected(kColumnMap, kColumnPairMap, k);
+    set_selected(kSecondColumnMap, kSecondColumnPairMap, v);
+  } else {
+    set_heads(kColumnMap, kQueries ? k : q, Traits::kColumns);
+    set_heads(kSecondColumnMap, kQueries ? v : grad_output, Traits::kColumns);
+  }
   return templates;
 }
 
 template <typename Traits>
 void run(const BackwardParams& params, const Workspace& workspace, cudaStream_t stream) {
   const AttentionParams& p = params.attention;
-  auto* maps = static_cast<CUtensorMap*>(workspace(sizeof(CUtensorMap) * kBackwardMapKinds * p.batch));
-  make_sequence_maps(p, map_templates<Traits>(params), maps, stream);
+  const int map_heads = Traits::kSelects ? p.kv_heads : 1;
+  auto* maps = static_cast<CUtensorMap*>(
+      workspace(sizeof(CUtensorMap) * kBackwardMapKinds * static_cast<std::size_t>(p.batch) * map_heads));
+  make_sequence_maps(p, map_templates<Traits>(params), map_heads, maps, stream);
   const int row_tiles = ((Traits::kRowsAreQueries ? p.max_q_len : p.max_k_len) + Traits::kRows - 1) / Traits::kRows;
   const BackwardArguments args{.params = params,
                                .maps = maps,
+                               .map_heads = map_heads,
                                .scale_log2 = p.scale * exponent_unit(p.dtype),
                                .row_tiles = row_tiles,
                                .section_heads = section_heads<Traits>(p, row_tiles)};
@@ -76,28 +94,30 @@ void run(const BackwardParams& params, const Workspace& workspace, cudaStream_t 
   launch_flash_backward<Traits>(args, static_cast<unsigned>(ctas), stream);
 }
 
-template <typename Element, int kHeadDim, bool kRowsAreQueries>
-void run_head_dim(const BackwardParams& params, const Workspace& workspace, cudaStream_t stream) {
-  params.attention.mask == nullptr
-      ? run<BackwardTraits<Element, kHeadDim, kRowsAreQueries, false>>(params, workspace, stream)
-      : run<BackwardTraits<Element, kHeadDim, kRowsAreQueries, true>>(params, workspace, stream);
-}
-
-template <typename Element, bool kRowsAreQueries>
-void run_element(const BackwardParams& params, const Workspace& workspace, cudaStream_t stream) {
-  params.attention.head_dim <= 64 ? run_head_dim<Element, 64, kRowsAreQueries>(params, workspace, stream)
-                                  : run_head_dim<Element, 128, kRowsAreQueries>(params, workspace, stream);
+template <bool kRowsAreQueries, Attended kAttended>
+void run_shape(const BackwardParams& params, const Workspace& workspace, cudaStream_t stream) {
+  const AttentionParams& p = params.attention;
+  const auto run_element = [&]<typename Element>(Element) {
+    p.head_dim <= 64 ? run<BackwardTraits<Element, 64, kRowsAreQueries, kAttended>>(params, workspace, stream)
+                     : run<BackwardTraits<Element, 128, kRowsAreQueries, kAttended>>(params, workspace, stream);
+  };
+  p.dtype == ElementType::kFloat16 ? run_element(__half{}) : run_element(__nv_bfloat16{});
 }
 
 template <bool kRowsAreQueries>
 void run_side(const BackwardParams& params, const Workspace& workspace, cudaStream_t stream) {
-  params.attention.dtype == ElementType::kFloat16
-      ? run_element<__half, kRowsAreQueries>(params, workspace, stream)
-      : run_element<__nv_bfloat16, kRowsAreQueries>(params, workspace, stream);
+  params.attention.mask == nullptr ? run_shape<kRowsAreQueries, Attended::kByPosition>(params, workspace, stream)
+                                   : run_shape<kRowsAreQueries, Attended::kByMask>(params, workspace, stream);
+}
+
+/// Where the forward took the sparse tensor cores: its tiles are those of select_tile.cuh.
+bool can_select(const AttentionParams& p) {
+  return p.sparsity_m == 4 && (p.sparsity_n == 1 || p.sparsity_n == 2) && !p.skips();
 }
 
 }  // namespace
 
-const BackwardKernels kSm90Backward{&run_side<true>, &run_side<false>};
+const BackwardKernels kSm90Backward{&run_side<true>, &run_side<false>, &can_select,
+                                    &run_shape<true, Attended::kBySelection>};
 
 }  // namespace modelopt::kernels::cuda
