@@ -17,12 +17,14 @@
 //             constant metadata (keys 0, 1 and keys 2, 3 of each group). Which it is depends on absolute positions
 //             alone: blocks of rows lie at multiples of 64 of the position, key tiles at multiples of kKeys from the
 //             sequence's first key.
-// Overflow    With the biased reference a sum that leaves [2^-125, 2^100) marks its row and puts its tile on the rescue
-//             list; the same kernel with true maxima redoes exactly the marked rows afterwards.
+// Overflow    With the biased reference a sum that leaves [2^-125, 2^100) marks its row and puts its tile on the CTA's
+//             list. When all tiles are done, the CTA goes through its list again with true maxima, for exactly the
+//             marked rows.
 #pragma once
 
 #include <cuda.h>
 
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/sm90/hopper.h"
 #include "kernels/cuda/sm90/producers.cuh"
 #include "kernels/cuda/sm90/record.h"
@@ -122,6 +124,7 @@ template <typename Traits>
 struct Consumer {
   static constexpr int kTurnThreads = 256;  ///< the warpgroup whose turn it is and the one that passes it on
   static constexpr bool kBiased = Traits::kReference == Reference::kBiased;
+  static constexpr bool kRescue = Traits::kReference == Reference::kRescue;
 
   SharedMemory<Traits>& shared;
   const KernelArguments& args;
@@ -156,22 +159,30 @@ struct Consumer {
     }
     TileBits visible{};
     if constexpr (Traits::kRecords) visible = finite_bits<Traits>(s);
-    const auto drop = [&]<int kM, int kN>() {
+    const auto drop = [&]<int kM, int kN, bool kSinks, bool kCausal>() {
+      if constexpr (Traits::kSparse && kN == 2) {
+        if (!drop_keys_2of4<Traits, kSinks, kCausal>(s, p, limits, rows.dense_keys, warp_position, first_key, offset)) {
+          return;
+        }
+      }
+      drop_keys<Traits, kM, kN, kSinks, kCausal>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+    };
+    const auto drop_by = [&]<int kM, int kN>() {
       if (first_key < rows.dense_keys || !p.is_causal) {
-        drop_keys<Traits, kM, kN, true, false>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+        drop.template operator()<kM, kN, true, false>();
       } else {
-        drop_keys<Traits, kM, kN, false, true>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
+        drop.template operator()<kM, kN, false, true>();
       }
     };
     if constexpr (Traits::kSparse && Traits::kPattern != Pattern::kSparse1of4) {
-      drop.template operator()<4, 2>();
+      drop_by.template operator()<4, 2>();
     } else if constexpr (Traits::kPattern == Pattern::kSparse1of4) {
-      drop.template operator()<4, 1>();
+      drop_by.template operator()<4, 1>();
     } else if constexpr (Traits::kPattern == Pattern::kMasked) {
       if (p.sparsity_m == 4) {
-        drop.template operator()<4, 3>();
+        drop_by.template operator()<4, 3>();
       } else {
-        drop.template operator()<8, 0>();
+        drop_by.template operator()<8, 0>();
       }
     }
     if constexpr (Traits::kRecords) {
@@ -191,7 +202,7 @@ struct Consumer {
       if (p.sparsity_m == 4) {  // 3:4: the other two of four have patterns of their own
         drop_clean_keys<Traits, 4, 3>(s, 3);
       } else if (p.sparsity_n == 4) {
-        drop_clean_keys<Traits, 8, 4>(s, 4);
+        drop_clean_keys_4of8<Traits>(s);
       } else {
         drop_clean_keys<Traits, 8, 0>(s, p.sparsity_n);
       }
@@ -210,16 +221,18 @@ struct Consumer {
       const int at = position + row + 8 * h;
       const std::int64_t index = (static_cast<std::int64_t>(sequence.q_base) + at) * p.heads + head;
       bool wanted = at >= sequence.first && at < sequence.k_len;
-      if (!kBiased && args.rescue && wanted) {
-        wanted = __float_as_uint(p.logsumexp[index]) == kMarkedRow;
+      if constexpr (kRescue) {
+        wanted = wanted && __float_as_uint(p.logsumexp[index]) == kMarkedRow;
+        __syncwarp();  // every lane of the quad has read the mark before it is overwritten
       }
-      __syncwarp();  // every lane of the quad has read the mark before it is overwritten
       const bool bad = kBiased && !(sum > 2.3509887e-38f && sum < 1.2676506e30f);  // 2^-125, 2^100
       if (wanted && quad_lane == 0) {
         const float lse = kBiased ? (log2f(sum) - rows.shift[h]) * kLn2 : logf(sum) - rows.shift[h] * p.scale;
         p.logsumexp[index] = bad ? __uint_as_float(kMarkedRow) : sum == 0.0f ? kNegativeInfinity<float> : lse;
-        if (bad && atomicExch(&slot.flagged, 1u) == 0) {
-          args.schedule.rescue_list[atomicAdd(&args.schedule.counters->rescued, 1u)] = static_cast<unsigned>(slot.tile);
+        if constexpr (kBiased) {
+          if (bad && atomicExch(&slot.flagged, 1u) == 0) {
+            args.schedule.rescue_next[slot.tile] = atomicExch(&shared.rescue_head, slot.tile);
+          }
         }
       }
       const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
@@ -481,45 +494,81 @@ struct Consumer {
 };
 
 template <typename Traits>
+__device__ __forceinline__ void initialize_barriers(SharedMemory<Traits>& shared) {
+  for (int i = 0; i < Traits::kWarpgroups; ++i) {
+    barrier_init(&shared.q_full[i], 1);
+    barrier_init(&shared.q_empty[i], 1);
+  }
+  for (int i = 0; i < Traits::kStages; ++i) {
+    barrier_init(&shared.k_full[i], 1);
+    barrier_init(&shared.v_full[i], 1);
+    barrier_init(&shared.k_empty[i], Traits::kWarpgroups);
+    barrier_init(&shared.v_empty[i], Traits::kWarpgroups);
+  }
+  for (auto& barrier : shared.slot_full) barrier_init(&barrier, 1);
+  barrier_init_fence();
+}
+
+/// The producer warpgroup's part: all tiles of the counter, or of the rescue list. One lane of each warp works.
+template <typename Traits>
+__device__ __forceinline__ void produce(SharedMemory<Traits>& shared, const CUtensorMap* q_map,
+                                        const KernelArguments& args) {
+  if (threadIdx.x == 0) {
+    Loader<Traits, Traits::kPermutedKeys>{shared, shared.k, shared.k_full, shared.k_empty}.run(args.schedule.maps,
+                                                                                               kKeys, kKeyPairs);
+  } else if (threadIdx.x == 32) {
+    Loader<Traits, Traits::kPermutedValues>{shared, shared.v, shared.v_full, shared.v_empty}.run(args.schedule.maps,
+                                                                                                 kValues, kValuePairs);
+  } else if (threadIdx.x == 64) {
+    Scheduler<Traits>{shared, args}.run(q_map);
+  }
+  __syncwarp();
+}
+
+/// Between the tiles of the counter and those of the rescue list: whether there are any. Marks and lists of all warps
+/// are visible behind it. Producers and consumers meet here from code of their own: they have different registers.
+template <typename Traits>
+__device__ __forceinline__ bool prepare_rescue(SharedMemory<Traits>& shared) {
+  named_barrier_sync(0, Traits::kThreads);
+  if (shared.rescue_head < 0) return false;
+  if (threadIdx.x == 0) {
+    for (auto* barrier = shared.q_full; barrier != shared.slot_full + kSlots; ++barrier) barrier_invalidate(barrier);
+    initialize_barriers(shared);
+  }
+  named_barrier_sync(0, Traits::kThreads);
+  return true;
+}
+
+template <typename Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     flash_forward(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ KernelArguments args) {
+  using Rescue = typename Traits::Rescue;
+  constexpr bool kBiased = Traits::kReference == Reference::kBiased;
+  static_assert(sizeof(SharedMemory<Rescue>) == sizeof(SharedMemory<Traits>));
   extern __shared__ std::uint8_t raw[];
-  auto& shared =
-      *reinterpret_cast<SharedMemory<Traits>*>((reinterpret_cast<std::uintptr_t>(raw) + 1023) & ~std::uintptr_t{1023});
+  const auto aligned = (reinterpret_cast<std::uintptr_t>(raw) + 1023) & ~std::uintptr_t{1023};
+  auto& shared = *reinterpret_cast<SharedMemory<Traits>*>(aligned);
+  auto& rescue_shared = *reinterpret_cast<SharedMemory<Rescue>*>(aligned);
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Traits::kWarpgroups; ++i) {
-      barrier_init(&shared.q_full[i], 1);
-      barrier_init(&shared.q_empty[i], 1);
-    }
-    for (int i = 0; i < Traits::kStages; ++i) {
-      barrier_init(&shared.k_full[i], 1);
-      barrier_init(&shared.v_full[i], 1);
-      barrier_init(&shared.k_empty[i], Traits::kWarpgroups);
-      barrier_init(&shared.v_empty[i], Traits::kWarpgroups);
-    }
-    for (auto& barrier : shared.slot_full) barrier_init(&barrier, 1);
-    barrier_init_fence();
+    initialize_barriers(shared);
+    shared.rescue_head = -1;
   }
   __syncthreads();
   const int warpgroup = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 128, 0);
   if (warpgroup == 0) {
     registers_shrink<Traits::kProducerRegisters>();
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    if (threadIdx.x % 32 != 0) return;
     wait_for_kernel_before();
-    if (warp == 0) {
-      Loader<Traits, Traits::kPermutedKeys>{shared, shared.k, shared.k_full, shared.k_empty}.run(args.schedule.maps,
-                                                                                                 kKeys, kKeyPairs);
-    } else if (warp == 1) {
-      Loader<Traits, Traits::kPermutedValues>{shared, shared.v, shared.v_full, shared.v_empty}.run(
-          args.schedule.maps, kValues, kValuePairs);
-    } else if (warp == 2) {
-      Scheduler<Traits>{shared, args}.run(&q_map);
+    produce(shared, &q_map, args);
+    if constexpr (kBiased) {
+      if (prepare_rescue(shared)) produce(rescue_shared, &q_map, args);
     }
   } else {
     registers_grow<Traits::kConsumerRegisters>();
     wait_for_kernel_before();
     Consumer<Traits>{shared, args, warpgroup - 1}.run();
+    if constexpr (kBiased) {
+      if (prepare_rescue(shared)) Consumer<Rescue>{rescue_shared, args, warpgroup - 1}.run();
+    }
   }
 }
 

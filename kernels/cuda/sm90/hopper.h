@@ -16,6 +16,10 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* p) {
 __device__ __forceinline__ void barrier_init(std::uint64_t* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals));
 }
+/// Before it is initialised again.
+__device__ __forceinline__ void barrier_invalidate(std::uint64_t* barrier) {
+  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
 __device__ __forceinline__ void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;"); }
 __device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
@@ -106,11 +110,6 @@ __device__ __forceinline__ void wait_for_kernel_before() { asm volatile("griddep
 __device__ __forceinline__ void start_kernel_behind() { asm volatile("griddepcontrol.launch_dependents;"); }
 
 // --- arithmetic ------------------------------------------------------------------------------------------------------
-__device__ __forceinline__ float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 /// Larger and smaller of two; NaN if one is NaN.
 __device__ __forceinline__ float max_nan(float a, float b) {
   float y;

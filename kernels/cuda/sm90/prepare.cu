@@ -1,17 +1,20 @@
 // Before the attention kernel: checks the lengths, lists the tiles longest first, moves the tensor maps to the
 // sequences, and fills the rows that no sequence owns. One kernel for all of it: a launch costs what a tile of keys
 // does.
+#include <cub/block/block_scan.cuh>
+
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/fill_unowned_rows.cuh"
 #include "kernels/cuda/sm90/hopper.h"
+#include "kernels/cuda/sm90/launch_overlapped.h"
 #include "kernels/cuda/sm90/schedule.h"
+#include "kernels/cuda/sm90/skip/prepare_skip.h"
 
 namespace modelopt::kernels::cuda::sm90 {
 namespace {
 
 constexpr int kThreads = 1024;
-
-__device__ int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
 __device__ SequenceRows rows_of(const AttentionParams& p, int b) {
   const SequenceRange s = sequence_range(p, b);
@@ -22,78 +25,83 @@ __device__ SequenceRows rows_of(const AttentionParams& p, int b) {
           .dense_keys = s.sparse_nm ? p.num_sink_tokens : 1 << 30};
 }
 
-__device__ int last_block(const SequenceRows& rows) { return floor_div(rows.k_len - 1, kBlockRows); }
-__device__ int count_tiles(const SequenceRows& rows, int warpgroups) {
-  if (rows.k_len == 0) return 0;
-  return (last_block(rows) - floor_div(rows.first, kBlockRows) + warpgroups) / warpgroups;
-}
+/// How rows are cut into tiles: each has `warpgroups` blocks of them. Aligned tiles lie at multiples of their rows;
+/// others end with the sequence's last block.
+struct Cut {
+  int warpgroups;
+  bool aligned;
 
-/// Exclusive prefix sum over the block; returns the total in `total`.
-__device__ int prefix_sum(int value, int* scratch, int& total) {
-  scratch[threadIdx.x] = value;
-  __syncthreads();
-  for (int step = 1; step < kThreads; step *= 2) {
-    const int other = threadIdx.x >= step ? scratch[threadIdx.x - step] : 0;
-    __syncthreads();
-    scratch[threadIdx.x] += other;
-    __syncthreads();
+  __device__ int last_block(const SequenceRows& rows) const {
+    const int last = floor_div(rows.k_len - 1, kBlockRows);
+    return aligned ? floor_div(last, warpgroups) * warpgroups + warpgroups - 1 : last;
   }
-  total = scratch[kThreads - 1];
-  const int result = scratch[threadIdx.x] - value;
+  __device__ int count_tiles(const SequenceRows& rows) const {
+    if (rows.k_len == 0) return 0;
+    return (last_block(rows) - floor_div(rows.first, kBlockRows) + warpgroups) / warpgroups;
+  }
+};
+
+/// Exclusive prefix sum over the block; the sum of all in `total`.
+__device__ int prefix_sum(int value, int& total) {
+  using Scan = cub::BlockScan<int, kThreads>;
+  __shared__ typename Scan::TempStorage scratch;
+  int before = 0;
+  Scan(scratch).ExclusiveSum(value, before, total);
   __syncthreads();
-  return result;
+  return before;
 }
 
 /// Longer sequences first (the lower index among equals), so that the last tiles handed out are short. Larger batches
 /// than the block has threads keep their order: their tiles are many.
-__device__ int place_of(const AttentionParams& p, int b, int* lengths) {
-  if (p.batch > kThreads) return b;
-  lengths[threadIdx.x] = b < p.batch ? rows_of(p, b).k_len : -1;
+__device__ int place_of(const AttentionParams& p, int own_length, int (&lengths)[kThreads]) {
+  const int own = static_cast<int>(threadIdx.x);
+  if (p.batch == 1 || p.batch > kThreads) return own;
+  lengths[own] = own_length;
   __syncthreads();
   int place = 0;
   for (int other = 0; other < p.batch; ++other) {
-    place += lengths[other] > lengths[threadIdx.x] || (lengths[other] == lengths[threadIdx.x] && other < b);
+    place += lengths[other] > own_length || (lengths[other] == own_length && other < own);
   }
-  __syncthreads();
-  return b < p.batch ? place : b;
+  return own < p.batch ? place : own;
 }
 
 /// One block.
-__device__ void list_tiles(const AttentionParams& p, const Schedule& schedule, int warpgroups) {
-  __shared__ int scratch[kThreads];
-  __shared__ int sequence_at[kThreads];
-  __shared__ int first_tile[kThreads];
+__device__ void list_tiles(const AttentionParams& p, const Schedule& schedule, Cut cut, float* log_lambda) {
+  __shared__ int lengths[kThreads];
+  // in the order of their places
+  __shared__ int sequence_at[kThreads], first_tile[kThreads];
+  __shared__ SequenceRows rows_at[kThreads];
+  const int thread = static_cast<int>(threadIdx.x);
   int listed = 0;
   for (int base = 0; base < p.batch; base += kThreads) {
-    const int own = base + static_cast<int>(threadIdx.x);
-    const int place = place_of(p, own, scratch);
-    sequence_at[place - base] = own;
-    __syncthreads();
-    const int b = sequence_at[threadIdx.x];
-    SequenceRows rows{};
+    const int b = base + thread;
+    const SequenceRows rows = b < p.batch ? rows_of(p, b) : SequenceRows{};
     if (b < p.batch) {
-      rows = rows_of(p, b);
       schedule.rows[b] = rows;
+      if (log_lambda != nullptr) log_lambda[b] = log_lambda_of(p, b);
     }
+    const int place = place_of(p, b < p.batch ? rows.k_len : -1, lengths);
+    sequence_at[place] = b;
+    rows_at[place] = rows;
+    __syncthreads();
     int total = 0;
-    first_tile[threadIdx.x] = listed + prefix_sum(b < p.batch ? count_tiles(rows, warpgroups) : 0, scratch, total);
+    first_tile[thread] = listed + prefix_sum(cut.count_tiles(rows_at[thread]), total);
     __syncthreads();
     const int in_batch = min(kThreads, p.batch - base);
-    for (int i = static_cast<int>(threadIdx.x) / 32; i < in_batch; i += kThreads / 32) {
-      const int sequence = sequence_at[i];
-      const SequenceRows r = rows_of(p, sequence);
-      const int tiles = count_tiles(r, warpgroups);
-      for (int t = static_cast<int>(threadIdx.x) % 32; t < tiles; t += 32) {
-        const int block = last_block(r) - t * warpgroups - (warpgroups - 1);
-        if (first_tile[i] + t < schedule.max_tiles) schedule.tiles[first_tile[i] + t] = {sequence, block * kBlockRows};
+    for (int i = thread / 32; i < in_batch; i += kThreads / 32) {
+      const SequenceRows r = rows_at[i];
+      const int tiles = cut.count_tiles(r);
+      for (int t = thread % 32; t < tiles; t += 32) {
+        const int block = cut.last_block(r) - t * cut.warpgroups - (cut.warpgroups - 1);
+        if (first_tile[i] + t < schedule.max_tiles) {
+          schedule.tiles[first_tile[i] + t] = {sequence_at[i], block * kBlockRows};
+        }
       }
     }
     listed += total;
     __syncthreads();
   }
-  if (threadIdx.x == 0) {
-    *schedule.counters = {.tiles = static_cast<unsigned>(min(listed, schedule.max_tiles))};
-  }
+  if (thread == 0) *schedule.counters = {.tiles = static_cast<unsigned>(min(listed, schedule.max_tiles))};
 }
 
 /// One thread per map. An empty sequence gets extents of 1: its map is never used.
@@ -125,11 +133,12 @@ int blocks_for(std::int64_t threads) { return static_cast<int>((threads + kThrea
 /// Block 0 lists the tiles, the next map_blocks move the maps, the rest fill rows.
 __global__ void __launch_bounds__(kThreads)
     prepare_kernel(AttentionParams params, Schedule schedule, const __grid_constant__ MapTemplates templates,
-                   int warpgroups, int map_blocks) {
+                   Cut cut, float* log_lambda, int map_blocks) {
   start_kernel_behind();
+  wait_for_kernel_before();  // it may write the lengths, or still use the memory that this launch gets
   const int block = static_cast<int>(blockIdx.x);
   if (block == 0) {
-    list_tiles(params, schedule, warpgroups);
+    list_tiles(params, schedule, cut, log_lambda);
   } else if (block <= map_blocks) {
     const long long index = (block - 1ll) * kThreads + threadIdx.x;
     if (index < 1ll * params.batch * params.kv_heads * kMapKinds) {
@@ -140,14 +149,25 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+void launch(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates, Cut cut,
+            float* log_lambda, cudaStream_t stream) {
+  const int map_blocks = blocks_for(std::int64_t{params.batch} * params.kv_heads * kMapKinds);
+  const int blocks = 1 + map_blocks + blocks_for(params.total_q);
+  MODELOPT_CUDA_CHECK(launch_overlapped(&prepare_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
+                                        params, schedule, templates, cut, log_lambda, map_blocks),
+                      "launching the preparation of ", params.batch, " sequences");
+}
+
 }  // namespace
 
 void prepare(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates, int warpgroups,
              cudaStream_t stream) {
-  const int map_blocks = blocks_for(std::int64_t{params.batch} * params.kv_heads * kMapKinds);
-  const int blocks = 1 + map_blocks + blocks_for(params.total_q);
-  prepare_kernel<<<blocks, kThreads, 0, stream>>>(params, schedule, templates, warpgroups, map_blocks);
-  MODELOPT_CUDA_CHECK(cudaGetLastError(), "launching the preparation of ", params.batch, " sequences");
+  launch(params, schedule, templates, {.warpgroups = warpgroups, .aligned = false}, nullptr, stream);
+}
+
+void prepare_skip(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates,
+                  float* log_lambda, cudaStream_t stream) {
+  launch(params, schedule, templates, {.warpgroups = kSkipRows / kBlockRows, .aligned = true}, log_lambda, stream);
 }
 
 }  // namespace modelopt::kernels::cuda::sm90

@@ -14,8 +14,6 @@ namespace modelopt::kernels::cuda::sm90 {
 /// registers (without, the main loop has 22 more instructions to move addresses there).
 __device__ __forceinline__ int uniform(int value) { return __shfl_sync(kFullWarp, value, 0); }
 
-__device__ __forceinline__ int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
-
 /// Position in a ring of shared-memory stages and the parity of its current phase.
 template <int kStages>
 struct Ring {
@@ -30,7 +28,8 @@ struct Ring {
   }
 };
 
-/// Takes tiles from the counter (or the rescue list), describes them for the other warps and loads Q.
+/// Takes tiles from the counter (or from the CTA's list of those to be redone), describes them for the other warps and
+/// loads Q.
 template <typename Traits>
 struct Scheduler {
   SharedMemory<Traits>& shared;
@@ -39,12 +38,14 @@ struct Scheduler {
   /// Number of the n-th tile of this CTA; -1 at the end.
   __device__ int take(bool first) const {
     const Schedule& schedule = args.schedule;
+    if constexpr (Traits::kReference == Reference::kRescue) {
+      const int tile = shared.rescue_head;
+      if (tile >= 0) shared.rescue_head = schedule.rescue_next[tile];
+      return tile;
+    }
     Counters& counters = *schedule.counters;
-    unsigned& counter = args.rescue ? counters.next_rescued : counters.next_tile;
-    const unsigned count = args.rescue ? counters.rescued : counters.tiles * args.params.heads;
-    const unsigned i = first ? blockIdx.x : gridDim.x + atomicAdd(&counter, 1u);
-    if (i >= count) return -1;
-    return static_cast<int>(args.rescue ? schedule.rescue_list[i] : i);
+    const unsigned i = first ? blockIdx.x : gridDim.x + atomicAdd(&counters.next_tile, 1u);
+    return i < counters.tiles * args.params.heads ? static_cast<int>(i) : -1;
   }
 
   __device__ void describe(int number, TileSlot& slot) const {

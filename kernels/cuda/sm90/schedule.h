@@ -26,10 +26,8 @@ struct SequenceRows {
 };
 
 struct Counters {
-  unsigned tiles;         ///< of one head
-  unsigned next_tile;     ///< next one to be handed out, less the CTAs of the grid
-  unsigned rescued;       ///< tiles in the rescue list
-  unsigned next_rescued;  ///< next one of these, less the CTAs of the grid
+  unsigned tiles;      ///< of one head
+  unsigned next_tile;  ///< next one to be handed out, less the CTAs of the grid
 };
 
 /// Tensor maps of one key head of one sequence. A "pair" map loads two neighbouring keys: the last, incomplete tile is
@@ -38,11 +36,11 @@ enum MapKind : int { kKeys, kKeyPairs, kValues, kValuePairs, kMapKinds };
 
 /// Device memory of one launch.
 struct Schedule {
-  CUtensorMap* maps = nullptr;      ///< [batch, kv_heads, kMapKinds]
-  Counters* counters = nullptr;     ///< one
-  SequenceRows* rows = nullptr;     ///< [batch]
-  Tile* tiles = nullptr;            ///< [max_tiles], longest first
-  unsigned* rescue_list = nullptr;  ///< [max_tiles * heads] numbers of tiles whose rows want exact maxima
+  CUtensorMap* maps = nullptr;  ///< [batch, kv_heads, kMapKinds]
+  Counters* counters = nullptr;  ///< one
+  SequenceRows* rows = nullptr;  ///< [batch]
+  Tile* tiles = nullptr;  ///< [max_tiles], longest first
+  int* rescue_next = nullptr;  ///< [max_tiles * heads] after a tile that wants exact maxima, the CTA's next one
   int max_tiles = 0;
 };
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/sm90/hopper.h"
 #include "kernels/cuda/sm90/traits.h"
 #include "kernels/selection.h"
@@ -25,17 +26,6 @@ __device__ __forceinline__ float quad_max(float x) {
 __device__ __forceinline__ float quad_sum(float x) {
   x += __shfl_xor_sync(kFullWarp, x, 1);
   return x + __shfl_xor_sync(kFullWarp, x, 2);
-}
-
-template <typename Element>
-__device__ __forceinline__ std::uint32_t pack(float low, float high) {
-  std::uint32_t packed;
-  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  } else {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  }
-  return packed;
 }
 
 __device__ __forceinline__ std::uint32_t permute_bytes(std::uint32_t a, std::uint32_t b, std::uint32_t selector) {
@@ -464,46 +454,135 @@ __device__ __forceinline__ void load_group(const float (&s)[kScores], int g, int
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-/// Selection in a tile without sinks, windows and invisible keys. NaN stays in its group.
+/// Counts a score that is not below `least`; one that is becomes -inf. By additions under a predicate: they run beside
+/// the minima and maxima, for whose pipe a select would have to queue.
+__device__ __forceinline__ void keep_from(float least, float& x, float& kept_count) {
+  asm("{\n"
+      ".reg .pred below;\n"
+      "setp.lt.f32 below, %0, %2;\n"
+      "@below add.f32 %0, %0, %3;\n"
+      "@!below add.f32 %1, %1, %4;\n"
+      "}\n"
+      : "+f"(x), "+f"(kept_count)
+      : "f"(least), "f"(kNegativeInfinity<float>), "f"(1.0f));
+}
+
+/// The scores of group g of a thread in row h, from where keep() decides; NaN stays in its group.
+template <typename Traits, int kM, int kN>
+__device__ __forceinline__ void drop_from_group(float (&s)[Traits::kScores], int g, int h, int n) {
+  float x[kM];
+  load_group<kM>(s, g, h, x);
+  const Kept<kM> kept = keep<kM, kN>(x, n);
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+    s[4 * (g * (kM / 2) + i / 2) + 2 * h + (i & 1)] = kept.key[i] ? x[i] : kNegativeInfinity<float>;
+  }
+  if (kept.has_nan) s[4 * g * (kM / 2) + 2 * h] = kNaN;
+}
+
+/// Selection in a tile without sinks, windows and invisible keys.
 template <typename Traits, int kM, int kN>
 __device__ __forceinline__ void drop_clean_keys(float (&s)[Traits::kScores], int n) {
+  constexpr int kGroups = Traits::kKeys / 4 / kM;
 #pragma unroll
-  for (int g = 0; g < Traits::kKeys / 4 / kM; ++g) {
+  for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float x[kM];
-      load_group<kM>(s, g, h, x);
-      if constexpr (kM == 8 && kN == 4) {
-        // All from the fourth largest on are four, but for ties there and NaN: only these go through the rule.
-        const float fourth = fourth_of_8(x);
-        float count = 0.0f;
-#pragma unroll
-        for (int i = 0; i < kM; ++i) {
-          const bool kept = x[i] >= fourth;
-          if (kept) count += 1.0f;
-          s[4 * (g * (kM / 2) + i / 2) + 2 * h + (i & 1)] = kept ? x[i] : kNegativeInfinity<float>;
-        }
-        if (__all_sync(kFullWarp, count == 4.0f)) continue;
-      }
-      const Kept<kM> kept = keep<kM, kN>(x, n);
-#pragma unroll
-      for (int i = 0; i < kM; ++i) {
-        s[4 * (g * (kM / 2) + i / 2) + 2 * h + (i & 1)] = kept.key[i] ? x[i] : kNegativeInfinity<float>;
-      }
-      if (kept.has_nan) s[4 * g * (kM / 2) + 2 * h] = kNaN;
-    }
+    for (int h = 0; h < 2; ++h) drop_from_group<Traits, kM, kN>(s, g, h, n);
   }
 }
 
-/// Whether selection can change anything in keys [first_key, first_key + count) for a warp's 16 rows from `position`
-/// on: not where all of them are dense or invisible for every row. The same for all lanes.
-__device__ __forceinline__ bool has_sparse_keys(const AttentionParams& p, int dense_keys, int position, int first_key,
-                                                int count) {
+/// The same for 4:8. What is not below the fourth largest are the four largest, but for ties there and NaN, which make
+/// them more; never fewer. If that happens in any group of the warp, the rule goes through what is left: keys that are
+/// below the fourth largest are out by any rule.
+template <typename Traits>
+__device__ __forceinline__ void drop_clean_keys_4of8(float (&s)[Traits::kScores]) {
+  constexpr int kGroups = Traits::kKeys / 4 / 8;
+  float kept_count = 0.0f;
+#pragma unroll
+  for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float x[8];
+      load_group<8>(s, g, h, x);
+      const float fourth = fourth_of_8(x);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        keep_from(fourth, s[4 * (g * 4 + i / 2) + 2 * h + (i & 1)], kept_count);
+      }
+    }
+  }
+  if (__all_sync(kFullWarp, kept_count == static_cast<float>(2 * kGroups * 4))) return;
+  drop_clean_keys<Traits, 8, 4>(s, 4);
+}
+
+/// What selection has to do in some keys for a warp's 16 rows.
+enum class DropWay {
+  kNothing,  ///< all of them are dense or invisible for every row
+  kByScore,  ///< none of them is dense for any row
+  kByScoreAndPosition,
+};
+
+/// For keys [first_key, first_key + count) and the rows from `position` on. The same for all lanes.
+__device__ __forceinline__ DropWay drop_way(const AttentionParams& p, int dense_keys, int position, int first_key,
+                                            int count) {
+  const int last_key = first_key + count - 1;
   const int last_position = position + 15;
-  const bool all_sinks = first_key + count <= dense_keys;
+  const bool all_sinks = last_key < dense_keys;
   const bool all_recent = p.is_causal && last_position - first_key < p.dense_window_size;
   const bool all_hidden = p.is_causal && first_key > last_position;
-  return !all_sinks && !all_recent && !all_hidden;
+  if (all_sinks || all_recent || all_hidden) return DropWay::kNothing;
+  const bool before_windows = last_key <= position - p.dense_window_size;
+  const bool no_window = before_windows || (!p.is_causal && first_key > last_position);
+  return first_key >= dense_keys && no_window ? DropWay::kByScore : DropWay::kByScoreAndPosition;
+}
+
+/// -inf for a score below `least`: by an addition under a predicate, which has a pipe of its own.
+__device__ __forceinline__ void drop_below(float least, float& x) {
+  asm("{\n"
+      ".reg .pred below;\n"
+      "setp.lt.f32 below, %0, %1;\n"
+      "@below add.f32 %0, %0, %2;\n"
+      "}\n"
+      : "+f"(x)
+      : "f"(least), "f"(kNegativeInfinity<float>));
+}
+
+/// drop_keys for 2:4 where no third score of a group equals the second largest, which is the rule. Returns whether one
+/// does in some group of the warp: then drop_keys has to go through what is left. NaN stays.
+template <typename Traits, bool kSinks, bool kCausal>
+__device__ __forceinline__ bool drop_keys_2of4(float (&s)[Traits::kScores], const AttentionParams& p,
+                                               const RowLimits (&limits)[2], int dense_keys, int warp_position,
+                                               int first_key, int key_offset) {
+  using Keys = KeyLayout<Traits>;
+  bool tie = false;
+#pragma unroll
+  for (int g = 0; g < Traits::kKeys / 16; ++g) {
+    const DropWay way = drop_way(p, dense_keys, warp_position, first_key + g * 16, 16);
+    if (way == DropWay::kNothing) continue;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float x[4];
+      load_group<4>(s, g, h, x);
+      const float high0 = max_nan(x[0], x[1]), low0 = min_nan(x[0], x[1]);
+      const float high1 = max_nan(x[2], x[3]), low1 = min_nan(x[2], x[3]);
+      const float a = min_nan(high0, high1), b = max_nan(low0, low1);  // the second and the third largest, or vice versa
+      const float second = max_nan(a, b);
+      tie = tie || a - b == 0.0f;  // not for two of -inf
+      if (way == DropWay::kByScore) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) drop_below(second, s[4 * (2 * g + i / 2) + 2 * h + (i & 1)]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int key = Keys::key_of(2 * g + i / 2, i & 1);
+          const bool dense = key >= limits[h].window_first && (kCausal || key <= limits[h].window_last);
+          const bool sink = kSinks && key < dense_keys - key_offset;
+          if (x[i] < second && !dense && !sink) s[4 * (2 * g + i / 2) + 2 * h + (i & 1)] = kNegativeInfinity<float>;
+        }
+      }
+    }
+  }
+  return __any_sync(kFullWarp, tie) != 0;
 }
 
 /// Drops what selection does not keep and no sink or window holds. Scores of invisible keys are -inf already: they do
@@ -519,7 +598,13 @@ __device__ __forceinline__ void drop_keys(float (&s)[Traits::kScores], const Att
   constexpr int kSpan = kM == 4 && Traits::kBlock == 32 ? 32 : 4 * kM;  // keys among which the quad's groups lie
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
-    if (!has_sparse_keys(p, dense_keys, warp_position, first_key + g * 4 * kM / kSpan * kSpan, kSpan)) continue;
+    const DropWay way = drop_way(p, dense_keys, warp_position, first_key + g * 4 * kM / kSpan * kSpan, kSpan);
+    if (way == DropWay::kNothing) continue;
+    if (way == DropWay::kByScore) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) drop_from_group<Traits, kM, kN>(s, g, h, p.sparsity_n);
+      continue;
+    }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float x[kM];

@@ -29,8 +29,9 @@ constexpr bool is_sparse(Pattern pattern) {
 
 /// kBiased: a row's exponents refer to the largest score of its first tile, lowered by 2^kBias, and move only when its
 /// sum has grown past 2^(kMargin - kBias): no maxima, no rescaling of O in the main loop. Needs the exponent range of
-/// bf16. kTrueMaxima: the running maximum of online softmax; O is rescaled when it grows by more than 2^kSlack.
-enum class Reference { kBiased, kTrueMaxima };
+/// bf16. kTrueMaxima: the running maximum of online softmax; O is rescaled when it grows by more than 2^kSlack. kRescue:
+/// the same, for rows alone that the biased reference could not hold.
+enum class Reference { kBiased, kTrueMaxima, kRescue };
 
 constexpr int kBias = 64;
 constexpr int kMargin = 20;
@@ -77,6 +78,10 @@ struct KernelTraits {
   /// A compressed A operand expects V in natural order, a dense one in that of the scores.
   static constexpr bool kPermutedValues = kPattern == Pattern::kMasked;
 
+  /// For the rows that the biased reference cannot hold: the same tiles in the same shared memory.
+  using Rescue = KernelTraits<Element, kHeadDim, kPattern == Pattern::kSparse2of4Unordered ? Pattern::kSparse2of4 : kPattern,
+                              Reference::kRescue>;
+
   static_assert(kKeys % 16 == 0 && (!kPermutedKeys || kKeys % kBlock == 0) && (!kSparse || kKeys % 32 == 0));
 };
 
@@ -87,7 +92,7 @@ struct TileSlot {
   int map;           ///< index of the tensor maps, in units of kMapKinds
   int position;      ///< absolute position of the CTA's first row
   int begin, end;    ///< key tiles
-  unsigned flagged;  ///< 1: some row of it needs true maxima, and it is in the rescue list
+  unsigned flagged;  ///< 1: some row of it needs true maxima, and it is in the rescue list of the CTA
   SequenceRows rows;
 };
 
@@ -103,6 +108,7 @@ struct alignas(1024) SharedMemory {
   std::uint64_t v_full[Traits::kStages], v_empty[Traits::kStages];
   std::uint64_t slot_full[kSlots];
   TileSlot slots[kSlots];
+  int rescue_head;  ///< tile of this CTA that needs true maxima; Schedule::rescue_next has the others; -1: none
 };
 
 /// The kernel's arguments beside the tensor map of Q.
@@ -113,10 +119,9 @@ struct KernelArguments {
   float one;                     ///< 1.0f, unknown to the compiler (select_2of4_unordered)
   int section_heads;             ///< heads whose keys and values share the L2 cache; they are worked on together
   VisibleBlocks visible_blocks;  ///< with statistics
-  bool rescue;                   ///< the tiles of the rescue list, and only rows that are marked
 };
 
-/// Marks a row whose sum is out of range, in its log-sum-exp, until the rescue kernel has redone it.
+/// Marks a row whose sum is out of range, in its log-sum-exp, until it has been redone.
 constexpr unsigned kMarkedRow = 0x7fc0dead;
 
 }  // namespace modelopt::kernels::cuda::sm90

@@ -1,0 +1,55 @@
+#include "kernels/cuda/sm90/skip/run_skip.h"
+
+#include "kernels/cuda/sm90/launch_setup.h"
+#include "kernels/cuda/sm90/skip/launch_skip_forward.h"
+#include "kernels/cuda/sm90/skip/prepare_skip.h"
+
+namespace modelopt::kernels::cuda::sm90 {
+namespace {
+
+template <typename Element, int kHeadDim>
+void run_kernels(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
+  using Traits = SkipTraits<Element, kHeadDim, false>;
+  const Schedule schedule = allocate_schedule(p, kSkipRows, workspace);
+  auto* log_lambda = allocate<float>(workspace, p.batch);
+  if (p.mask != nullptr) clear_mask(p, stream);
+  prepare_skip(p, schedule, map_templates<Traits>(p), log_lambda, stream);
+
+  const CUtensorMap q_map = query_map(p, kSkipRows);
+  SkipArguments args{{.params = p,
+                      .schedule = schedule,
+                      .scale_log2 = p.scale * kLog2E,
+                      .one = 1.0f,
+                      .section_heads = section_heads(p),
+                      .visible_blocks = {}},
+                     log_lambda};
+  if (p.stats != nullptr) args.visible_blocks = allocate_visible_blocks(p, workspace, stream);
+  const int ctas = persistent_ctas(p, schedule);
+  if (p.mask != nullptr || p.stats != nullptr) {
+    launch_skip_forward<SkipTraits<Element, kHeadDim, true>>(q_map, args, ctas, stream);
+  } else {
+    launch_skip_forward<Traits>(q_map, args, ctas, stream);
+  }
+  if (p.stats != nullptr) count_visible_blocks(p, args.visible_blocks, stream);
+}
+
+template <typename Element>
+void run_head_dim(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
+  if (p.head_dim <= 64) {
+    run_kernels<Element, 64>(p, workspace, stream);
+  } else {
+    run_kernels<Element, 128>(p, workspace, stream);
+  }
+}
+
+}  // namespace
+
+void run_skip(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream) {
+  if (params.dtype == ElementType::kFloat16) {
+    run_head_dim<__half>(params, workspace, stream);
+  } else {
+    run_head_dim<__nv_bfloat16>(params, workspace, stream);
+  }
+}
+
+}  // namespace modelopt::kernels::cuda::sm90
