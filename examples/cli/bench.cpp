@@ -77,6 +77,8 @@ void check_usage(const Options& options) {
                    "--seq-len: ", length, " is given twice");
   MODELOPT_CHECK(options.shape.heads % options.shape.kv_heads == 0, UsageError, "--heads ", options.shape.heads,
                  ": expected a multiple of --kv-heads ", options.shape.kv_heads);
+  MODELOPT_CHECK(!(options.shape.decode && options.shape.backward), UsageError,
+                 "--backward: decode has no backward, expected one of --decode and --backward");
   const std::string& backend = options.common.backend;
   MODELOPT_CHECK(backend == "auto" || backend == "fused" || backend == "triton", UsageError, "--backend ", backend,
                  ": bench measures the operator, expected auto or fused");
@@ -121,6 +123,7 @@ Unit unit_of(const AttentionBenchmarkOptions& options) {
 std::string describe(const AttentionBenchmarkOptions& options) {
   const bench::AttentionShape& shape = options.shape;
   std::string text = str(name_of(options.dtype), ", ", shape.heads, "/", shape.kv_heads, " heads of ", shape.head_dim,
+                         shape.backward ? ", forward and backward" : "",
                          shape.decode      ? ", decode"
                          : shape.is_causal ? ", causal"
                                            : ", not causal");
@@ -208,6 +211,7 @@ Json to_data(const AttentionBenchmarkOptions& options, const AttentionBenchmark&
                {"head_dim", shape.head_dim},
                {"causal", shape.is_causal},
                {"decode", shape.decode},
+               {"backward", shape.backward},
                {"num_sink_tokens", options.dense.num_sink_tokens},
                {"dense_window_size", options.dense.dense_window_size},
                {"baseline", options.baseline},
@@ -219,9 +223,15 @@ Json to_data(const AttentionBenchmarkOptions& options, const AttentionBenchmark&
   return data;
 }
 
+std::string title_of(const AttentionBenchmarkOptions& options) {
+  const std::string what = options.shape.decode     ? "Decode"
+                           : options.shape.backward ? "Attention forward and backward"
+                                                    : "Attention forward";
+  return what + ": speed relative to " + options.baseline;
+}
+
 bench::RatioPlot to_plot(const AttentionBenchmarkOptions& options, const AttentionBenchmark& benchmark) {
-  bench::RatioPlot plot{.title = options.shape.decode ? "Decode: speed relative to " + options.baseline
-                                                      : "Attention forward: speed relative to " + options.baseline,
+  bench::RatioPlot plot{.title = title_of(options),
                         .subtitle = benchmark.device_name + ", " + describe(options),
                         .baseline = options.baseline,
                         .lengths = options.lengths,
@@ -277,6 +287,8 @@ Command add_bench(CLI::App& program) {
   parser->add_flag("--causal,!--no-causal", shape.is_causal,
                    "whether a query sees only earlier keys and its own (default: it does)");
   parser->add_flag("--decode", shape.decode, "one query per sequence: bytes per second beside those of a copy");
+  parser->add_flag("--backward", shape.backward,
+                   "forward and backward together, counted as 3.5 times the operations of the forward");
   parser
       ->add_option("--patterns", options->patterns,
                    "dense and N:M patterns of the operator (default: dense,2:4,1:4,3:4,4:8)")

@@ -1,4 +1,4 @@
-// Forward of the operator beside PyTorch's own attention, over lengths.
+// Forward, or forward and backward, of the operator beside PyTorch's own attention, over lengths.
 #pragma once
 
 #include <c10/core/Device.h>

@@ -37,7 +37,8 @@ Pattern parse_pattern(std::string_view text) {
 double AttentionShape::flops() const {
   const auto pairs = static_cast<double>(batch * queries()) * static_cast<double>(length);
   const bool halved = is_causal && !decode;
-  return 4.0 * pairs * static_cast<double>(heads * head_dim) * (halved ? 0.5 : 1.0);
+  const double products = backward ? 7.0 : 2.0;
+  return 2.0 * products * pairs * static_cast<double>(heads * head_dim) * (halved ? 0.5 : 1.0);
 }
 
 double AttentionProblem::key_value_bytes() const { return static_cast<double>(k.nbytes() + v.nbytes()); }
@@ -72,6 +73,12 @@ AttentionProblem make_problem(const AttentionShape& shape, at::Device device, at
   problem.q = heads_first(problem.packed.q, shape.batch);
   problem.k = heads_first(problem.packed.k, shape.batch);
   problem.v = heads_first(problem.packed.v, shape.batch);
+  if (shape.backward) {
+    problem.grad_output = normal(shape.queries(), shape.heads);
+    for (at::Tensor* input :
+         {&problem.packed.q, &problem.packed.k, &problem.packed.v, &problem.q, &problem.k, &problem.v})
+      input->requires_grad_(true);
+  }
   return problem;
 }
 

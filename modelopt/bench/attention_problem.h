@@ -32,10 +32,12 @@ struct AttentionShape {
   std::int64_t kv_heads = 8;
   std::int64_t head_dim = 128;
   bool is_causal = true;
-  bool decode = false;  ///< one query per sequence, which sees all keys
+  bool decode = false;    ///< one query per sequence, which sees all keys
+  bool backward = false;  ///< a run is forward and backward, with the gradients of q, k and v
 
   [[nodiscard]] std::int64_t queries() const { return decode ? 1 : length; }
-  /// Of dense attention, whatever a pattern leaves out; causal attention counts as half of it.
+  /// Of dense attention, whatever a pattern leaves out; causal attention counts as half of it. Forward and backward
+  /// are 7 products of matrices where the forward is 2.
   [[nodiscard]] double flops() const;
 };
 
@@ -44,6 +46,7 @@ struct AttentionProblem {
   AttentionShape shape;
   kernels::AttentionArgs packed;  ///< dense; phase and metadata are set
   at::Tensor q, k, v;             ///< [batch, heads, length, head_dim], contiguous: the same values
+  at::Tensor grad_output;         ///< [batch * queries, heads, head_dim], with `backward`; else undefined
 
   /// Read at least once by any computation of decode.
   [[nodiscard]] double key_value_bytes() const;

@@ -29,6 +29,11 @@ struct DensePart {
   std::int64_t dense_window_size = 64;
 };
 
+/// A run of `forward`, whose output is packed, and of its backward to `inputs`, where the problem asks for it. Returns
+/// the output.
+[[nodiscard]] std::function<at::Tensor()> with_backward(const AttentionProblem& problem, std::vector<at::Tensor> inputs,
+                                                        std::function<at::Tensor()> forward);
+
 /// PyTorch's backends for the problem's device: on a GPU cudnn, flash, efficient and math; on the CPU flash and math.
 /// The ATen functions are called directly, so that the one named is the one that runs, or says why it cannot. Outputs
 /// are packed, [batch * queries, heads, head_dim]: views.

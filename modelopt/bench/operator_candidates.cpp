@@ -1,7 +1,10 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/ones.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include <modelopt/bench/candidates.h>
 
@@ -36,12 +39,23 @@ Candidate make_candidate(const AttentionProblem& problem, Pattern pattern, const
   args.backend = kernel;
   return {.name = kernel + "/" + to_string(pattern),
           .work = problem.shape.decode ? problem.key_value_bytes() : problem.shape.flops(),
-          .run = [args] { return kernels::attention(args).output; },
+          .run = with_backward(problem, {args.q, args.k, args.v}, [args] { return kernels::attention(args).output; }),
           .unsupported = unsupported(problem, pattern, kernel),
           .is_dense_attention = pattern.n == 0};
 }
 
 }  // namespace
+
+std::function<at::Tensor()> with_backward(const AttentionProblem& problem, std::vector<at::Tensor> inputs,
+                                          std::function<at::Tensor()> forward) {
+  if (!problem.shape.backward) return forward;
+  return [inputs = std::move(inputs), forward = std::move(forward), grad_output = problem.grad_output] {
+    const c10::InferenceMode off(false);  // measure() turns it on
+    const at::Tensor output = forward();
+    static_cast<void>(torch::autograd::grad({output}, inputs, {grad_output}));
+    return output.detach();
+  };
+}
 
 std::vector<Candidate> operator_candidates(const AttentionProblem& problem, const std::vector<Pattern>& patterns,
                                            const DensePart& dense, const std::string& kernel) {

@@ -13,6 +13,7 @@ namespace {
 struct SdpaCall {
   at::Tensor q, k, v;
   bool is_causal;
+  bool backward;  ///< which needs the log-sum-exp
 };
 
 using SdpaFunction = at::Tensor (*)(const SdpaCall&);
@@ -21,7 +22,8 @@ constexpr double kNoDropout = 0.0;
 
 at::Tensor cudnn(const SdpaCall& call) {
   return std::get<0>(at::_scaled_dot_product_cudnn_attention(call.q, call.k, call.v, /*attn_bias=*/{},
-                                                             /*compute_log_sumexp=*/false, kNoDropout, call.is_causal));
+                                                             /*compute_log_sumexp=*/call.backward, kNoDropout,
+                                                             call.is_causal));
 }
 
 at::Tensor flash(const SdpaCall& call) {
@@ -30,7 +32,7 @@ at::Tensor flash(const SdpaCall& call) {
 
 at::Tensor efficient(const SdpaCall& call) {
   return std::get<0>(at::_scaled_dot_product_efficient_attention(
-      call.q, call.k, call.v, /*attn_bias=*/{}, /*compute_log_sumexp=*/false, kNoDropout, call.is_causal));
+      call.q, call.k, call.v, /*attn_bias=*/{}, /*compute_log_sumexp=*/call.backward, kNoDropout, call.is_causal));
 }
 
 at::Tensor flash_for_cpu(const SdpaCall& call) {
@@ -49,7 +51,8 @@ Candidate make_candidate(const std::string& name, const AttentionProblem& proble
   const AttentionShape& shape = problem.shape;
   return {.name = "sdpa/" + name,
           .work = shape.decode ? problem.key_value_bytes() : shape.flops(),
-          .run = [call, function] { return function(call).transpose(1, 2).flatten(0, 1); },
+          .run = with_backward(problem, {call.q, call.k, call.v},
+                               [call, function] { return function(call).transpose(1, 2).flatten(0, 1); }),
           .unsupported = std::nullopt,
           .is_dense_attention = true};
 }
@@ -69,7 +72,8 @@ std::optional<std::string> too_large_for_math(const AttentionShape& shape) {
 std::vector<Candidate> sdpa_candidates(const AttentionProblem& problem) {
   // One query at the end sees every key; PyTorch's causal mask would align it with the first one.
   const bool is_causal = problem.shape.is_causal && !problem.shape.decode;
-  const SdpaCall call{problem.q, problem.k, problem.v, is_causal};
+  const bool backward = problem.shape.backward;
+  const SdpaCall call{problem.q, problem.k, problem.v, is_causal, backward};
   if (!problem.q.is_cuda()) {
     Candidate with_scores = make_candidate("math", problem, call, math);
     with_scores.unsupported = too_large_for_math(problem.shape);
@@ -77,8 +81,10 @@ std::vector<Candidate> sdpa_candidates(const AttentionProblem& problem) {
   }
   // The only one that does not take grouped heads: it gets keys and values that are repeated before the clock starts.
   const std::int64_t group = problem.shape.heads / problem.shape.kv_heads;
-  const SdpaCall repeated{problem.q, problem.k.repeat_interleave(group, 1), problem.v.repeat_interleave(group, 1),
-                          is_causal};
+  const auto repeat = [&](const at::Tensor& t) {
+    return t.detach().repeat_interleave(group, 1).requires_grad_(backward);
+  };
+  const SdpaCall repeated{problem.q, repeat(problem.k), repeat(problem.v), is_causal, backward};
   return {make_candidate("cudnn", problem, call, cudnn), make_candidate("flash", problem, call, flash),
           make_candidate("efficient", problem, repeated, efficient), make_candidate("math", problem, call, math)};
 }

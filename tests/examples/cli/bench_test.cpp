@@ -1,3 +1,4 @@
+#include <catch2/catch_approx.hpp>
 #include <catch2/catch_test_macros.hpp>
 
 #include <filesystem>
@@ -69,6 +70,20 @@ TEST_CASE("bench shows a table, and writes data and a plot beside it") {
   CHECK(result.out.find("\ncpu/dense ") != std::string::npos);
   CHECK(Json::parse(read_file(json))["results"].size() == 6);
   CHECK(read_file(svg).find(">cpu/dense<") != std::string::npos);
+}
+
+TEST_CASE("bench --backward measures forward and backward, of PyTorch's attention too") {
+  const Json data = run_json(bench({"--backward", "--seq-len", "48", "--patterns", "dense,2:4", "--window", "8"}));
+  CHECK(data["backward"] == true);
+  REQUIRE(data["results"].size() == 4);
+  for (const Json& row : data["results"]) {
+    INFO(row.dump());
+    CHECK(row["not_run"].is_null());
+    const double operations = 3.5 * 4 * 48 * 48 * 2 * 16 / 2;  // 2 heads of 16, causal
+    CHECK(row["rate"].get<double>() * row["seconds"].get<double>() * 1e9 == Catch::Approx(operations));
+  }
+  CHECK(data["results"][2]["difference"].get<double>() < 1e-5);
+  CHECK(usage_error({"--backward", "--decode"}).find("--backward: decode has no backward") != std::string::npos);
 }
 
 TEST_CASE("decode is measured in bytes, beside a copy") {
