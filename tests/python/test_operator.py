@@ -263,6 +263,48 @@ class AutogradTest(unittest.TestCase):
             for got, want in zip(actual, expected):
                 torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
+    def test_inside_a_module(self):
+        class SparseSelfAttention(torch.nn.Module):
+            def __init__(self, attend):
+                super().__init__()
+                self.attend = attend
+                self.q_proj = torch.nn.Linear(24, 4 * 16)
+                self.kv_proj = torch.nn.Linear(24, 2 * 2 * 16)
+                self.o_proj = torch.nn.Linear(4 * 16, 24)
+
+            def forward(self, x, start, length, longest):
+                q = self.q_proj(x).unflatten(-1, (4, 16))
+                k, v = self.kv_proj(x).unflatten(-1, (2, 2, 16)).unbind(1)
+                output = self.attend(q, k, v, start, length, longest, phase="prefill", **setting)[0]
+                return self.o_proj(output.flatten(1))
+
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
+            for setting in ({}, {"sparsity_n": 1, "dense_window_size": 4, "num_sink_tokens": 1},
+                            {"sparsity_n": 4, "sparsity_m": 8, "sliding_window": 17},
+                            {"skip_softmax_threshold": 0.5, "skip_softmax_br": 8, "skip_softmax_bc": 8}):
+                with self.subTest(dtype=dtype, **setting):
+                    torch.manual_seed(3)
+                    naive = SparseSelfAttention(naive_attention).to(dtype)
+                    fused = SparseSelfAttention(attention).to(dtype)
+                    fused.load_state_dict(naive.state_dict())
+                    x, weight = torch.randn(2, 73, 24, dtype=dtype)
+                    for module in (naive, fused):
+                        (module(x, ints(0, 40), ints(40, 33), 40) * weight).sum().backward()
+                    for (name, want), got in zip(naive.named_parameters(), fused.parameters()):
+                        torch.testing.assert_close(got.grad, want.grad, rtol=tolerance, atol=tolerance, msg=name)
+
+    def test_a_backward_takes_the_mask_or_decides_again(self):
+        args = problem([(33, 33), (5, 40)])
+        for setting in ({"sparsity_n": 2, "dense_window_size": 5},
+                        {"skip_softmax_threshold": 0.5, "skip_softmax_br": 8, "skip_softmax_bc": 8}):
+            output, logsumexp, _, mask = torch.ops.modelopt.attention_with_mask(*args, **setting)
+            for backend in BACKENDS:
+                stored, again = (torch.ops.modelopt.attention_backward(
+                    output, logsumexp, output, logsumexp, m, [True] * 3, *args, backend=backend, **setting)
+                    for m in (mask, None))
+                for a, b in zip(stored, again):
+                    self.assertTrue(torch.equal(a, b))
+
     def test_what_is_not_differentiable_says_so(self):
         args = problem([(4, 4)], requires_grad=True)
         output, _, stats = attention(*args, collect_stats=True)
