@@ -159,30 +159,22 @@ struct Consumer {
     }
     TileBits visible{};
     if constexpr (Traits::kRecords) visible = finite_bits<Traits>(s);
-    const auto drop = [&]<int kM, int kN, bool kSinks, bool kCausal>() {
-      if constexpr (Traits::kSparse && kN == 2) {
-        if (!drop_keys_2of4<Traits, kSinks, kCausal>(s, p, limits, rows.dense_keys, warp_position, first_key, offset)) {
-          return;
-        }
-      }
-      drop_keys<Traits, kM, kN, kSinks, kCausal>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
-    };
-    const auto drop_by = [&]<int kM, int kN>() {
+    const auto drop = [&]<int kM, int kN>() {
       if (first_key < rows.dense_keys || !p.is_causal) {
-        drop.template operator()<kM, kN, true, false>();
+        drop_keys<Traits, kM, kN, true, false>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
       } else {
-        drop.template operator()<kM, kN, false, true>();
+        drop_keys<Traits, kM, kN, false, true>(s, p, limits, rows.dense_keys, warp_position, first_key, offset);
       }
     };
     if constexpr (Traits::kSparse && Traits::kPattern != Pattern::kSparse1of4) {
-      drop_by.template operator()<4, 2>();
+      drop.template operator()<4, 2>();
     } else if constexpr (Traits::kPattern == Pattern::kSparse1of4) {
-      drop_by.template operator()<4, 1>();
+      drop.template operator()<4, 1>();
     } else if constexpr (Traits::kPattern == Pattern::kMasked) {
       if (p.sparsity_m == 4) {
-        drop_by.template operator()<4, 3>();
+        drop.template operator()<4, 3>();
       } else {
-        drop_by.template operator()<8, 0>();
+        drop.template operator()<8, 0>();
       }
     }
     if constexpr (Traits::kRecords) {

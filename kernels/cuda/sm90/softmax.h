@@ -515,74 +515,15 @@ __device__ __forceinline__ void drop_clean_keys_4of8(float (&s)[Traits::kScores]
   drop_clean_keys<Traits, 8, 4>(s, 4);
 }
 
-/// What selection has to do in some keys for a warp's 16 rows.
-enum class DropWay {
-  kNothing,  ///< all of them are dense or invisible for every row
-  kByScore,  ///< none of them is dense for any row
-  kByScoreAndPosition,
-};
-
-/// For keys [first_key, first_key + count) and the rows from `position` on. The same for all lanes.
-__device__ __forceinline__ DropWay drop_way(const AttentionParams& p, int dense_keys, int position, int first_key,
-                                            int count) {
-  const int last_key = first_key + count - 1;
+/// Whether selection can change anything in keys [first_key, first_key + count) for a warp's 16 rows from `position`
+/// on: not where all of them are dense or invisible for every row. The same for all lanes.
+__device__ __forceinline__ bool has_sparse_keys(const AttentionParams& p, int dense_keys, int position, int first_key,
+                                                int count) {
   const int last_position = position + 15;
-  const bool all_sinks = last_key < dense_keys;
+  const bool all_sinks = first_key + count <= dense_keys;
   const bool all_recent = p.is_causal && last_position - first_key < p.dense_window_size;
   const bool all_hidden = p.is_causal && first_key > last_position;
-  if (all_sinks || all_recent || all_hidden) return DropWay::kNothing;
-  const bool before_windows = last_key <= position - p.dense_window_size;
-  const bool no_window = before_windows || (!p.is_causal && first_key > last_position);
-  return first_key >= dense_keys && no_window ? DropWay::kByScore : DropWay::kByScoreAndPosition;
-}
-
-/// -inf for a score below `least`: by an addition under a predicate, which has a pipe of its own.
-__device__ __forceinline__ void drop_below(float least, float& x) {
-  asm("{\n"
-      ".reg .pred below;\n"
-      "setp.lt.f32 below, %0, %1;\n"
-      "@below add.f32 %0, %0, %2;\n"
-      "}\n"
-      : "+f"(x)
-      : "f"(least), "f"(kNegativeInfinity<float>));
-}
-
-/// drop_keys for 2:4 where no third score of a group equals the second largest, which is the rule. Returns whether one
-/// does in some group of the warp: then drop_keys has to go through what is left. NaN stays.
-template <typename Traits, bool kSinks, bool kCausal>
-__device__ __forceinline__ bool drop_keys_2of4(float (&s)[Traits::kScores], const AttentionParams& p,
-                                               const RowLimits (&limits)[2], int dense_keys, int warp_position,
-                                               int first_key, int key_offset) {
-  using Keys = KeyLayout<Traits>;
-  bool tie = false;
-#pragma unroll
-  for (int g = 0; g < Traits::kKeys / 16; ++g) {
-    const DropWay way = drop_way(p, dense_keys, warp_position, first_key + g * 16, 16);
-    if (way == DropWay::kNothing) continue;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float x[4];
-      load_group<4>(s, g, h, x);
-      const float high0 = max_nan(x[0], x[1]), low0 = min_nan(x[0], x[1]);
-      const float high1 = max_nan(x[2], x[3]), low1 = min_nan(x[2], x[3]);
-      const float a = min_nan(high0, high1), b = max_nan(low0, low1);  // the second and the third largest, or vice versa
-      const float second = max_nan(a, b);
-      tie = tie || a - b == 0.0f;  // not for two of -inf
-      if (way == DropWay::kByScore) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) drop_below(second, s[4 * (2 * g + i / 2) + 2 * h + (i & 1)]);
-      } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int key = Keys::key_of(2 * g + i / 2, i & 1);
-          const bool dense = key >= limits[h].window_first && (kCausal || key <= limits[h].window_last);
-          const bool sink = kSinks && key < dense_keys - key_offset;
-          if (x[i] < second && !dense && !sink) s[4 * (2 * g + i / 2) + 2 * h + (i & 1)] = kNegativeInfinity<float>;
-        }
-      }
-    }
-  }
-  return __any_sync(kFullWarp, tie) != 0;
+  return !all_sinks && !all_recent && !all_hidden;
 }
 
 /// Drops what selection does not keep and no sink or window holds. Scores of invisible keys are -inf already: they do
@@ -598,13 +539,7 @@ __device__ __forceinline__ void drop_keys(float (&s)[Traits::kScores], const Att
   constexpr int kSpan = kM == 4 && Traits::kBlock == 32 ? 32 : 4 * kM;  // keys among which the quad's groups lie
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
-    const DropWay way = drop_way(p, dense_keys, warp_position, first_key + g * 4 * kM / kSpan * kSpan, kSpan);
-    if (way == DropWay::kNothing) continue;
-    if (way == DropWay::kByScore) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) drop_from_group<Traits, kM, kN>(s, g, h, p.sparsity_n);
-      continue;
-    }
+    if (!has_sparse_keys(p, dense_keys, warp_position, first_key + g * 4 * kM / kSpan * kSpan, kSpan)) continue;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float x[kM];
