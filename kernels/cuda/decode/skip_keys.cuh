@@ -2,15 +2,14 @@
 //
 //   score    all keys of the chunk: scores to shared memory, maxima of the chunk's key blocks. A block that reaches out
 //            of the chunk is scored as a whole, for its maximum; with skip_bc = 128 none does.
-//   decide   publishes the chunk's maxima, waits for those of the chunks before it (chunk_prefix.cuh), and votes: lane
-//   r
+//   decide   publishes the chunk's maxima, waits for those of the chunks before it (chunk_prefix.cuh), and votes, lane r
 //            for row r. Rows of one head and one query block decide together.
 //   attend   the tiles in which some row attends to a block, as split_keys does; the scores of what a row skips are
 //            -inf. Keys that no row attends to are not read. Where nothing is skipped the bits are those of split_keys.
 //
-//   shared   ring of kRing tiles of 16 keys, of K and then of V | scores [rows, kScorePitch] | maxima [rows,
-//   kMaxBlocks]
-//            29 KB for kHeadDim 128 and 4 rows: seven warps on an H100's multiprocessor with 140 KB of copies under way
+//   shared   ring of kRing tiles of 16 keys, of K and then of V | scores [rows, kScorePitch] |
+//            maxima [rows, kMaxBlocks]
+//            25 KB for kHeadDim 128 and 4 rows: eight warps on an H100's multiprocessor with 128 KB of copies under way
 //   order    warps take chunks in the order of the list, one when they are done with the one before
 #pragma once
 
@@ -25,7 +24,7 @@ namespace modelopt::kernels::cuda::decode {
 template <typename Element, int kHeadDim>
 struct SkipConfig : SplitConfig<Element, kHeadDim> {
   using Base = SplitConfig<Element, kHeadDim>;
-  static constexpr int kRing = 2 * Base::kStages;
+  static constexpr int kRing = 2 * Base::kStages - 1;
   static constexpr int kRingBytes = kRing * Base::kTileBytes;
   static constexpr int kChunkKeys = 1 << kChunkKeysLog2;
   static constexpr int kUnit = 8;                     ///< blocks begin and end at multiples of it
