@@ -2,8 +2,8 @@
 //
 //   score    all keys of the chunk: scores to shared memory, maxima of the chunk's key blocks. A block that reaches out
 //            of the chunk is scored as a whole, for its maximum; with skip_bc = 128 none does.
-//   decide   publishes the chunk's maxima, waits for those of the chunks before it (chunk_prefix.cuh), and votes, lane r
-//            for row r. Rows of one head and one query block decide together.
+//   decide   publishes the chunk's maxima, waits for those of the chunks before it (chunk_prefix.cuh), and votes: one
+//            lane for each row. Rows of one head and one query block decide together.
 //   attend   the tiles in which some row attends to a block, as split_keys does; the scores of what a row skips are
 //            -inf. Keys that no row attends to are not read. Where nothing is skipped the bits are those of split_keys.
 //
