@@ -67,8 +67,8 @@ std::string model_hash(const std::filesystem::path& directory) {
     const auto path = checkpoint::find_model_file(directory, name);
     hash.update(str(name, '\0', path ? sha256_hex(read_file(*path)) : "absent", '\0'));
   }
-  for (const std::string& name : checkpoint::Checkpoint(directory).file_names())
-    add_weights(checkpoint::model_file(directory, name), hash);
+  const checkpoint::Checkpoint weights(directory);
+  for (const std::string& name : weights.file_names()) add_weights(checkpoint::model_file(directory, name), hash);
   return hash.hex_digest();
 }
 

@@ -97,4 +97,14 @@ std::int64_t RulerGenerator::least_tokens(const RulerRequest& request) const {
   return std::ssize(tokenizer_.encode(draft.prompt(draft.least), true));
 }
 
+std::vector<RulerTask> RulerGenerator::fitting_tasks(std::int64_t target_tokens, std::uint64_t seed) const {
+  // The names that are drawn for a prompt change its smallest size by some tokens.
+  const std::int64_t margin = target_tokens / 16;
+  std::vector<RulerTask> tasks;
+  for (const RulerTaskName& entry : kRulerTasks)
+    if (least_tokens({.task = entry.task, .target_tokens = target_tokens, .seed = seed}) + margin <= target_tokens)
+      tasks.push_back(entry.task);
+  return tasks;
+}
+
 }  // namespace modelopt::calibration

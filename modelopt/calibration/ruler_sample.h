@@ -45,7 +45,12 @@ class RulerGenerator {
   /// Tokens of the smallest prompt that make() could give.
   [[nodiscard]] std::int64_t least_tokens(const RulerRequest& request) const;
 
+  /// The tasks that have room in prompts of this length, whatever is drawn for them; none where even the smallest has
+  /// not.
+  [[nodiscard]] std::vector<RulerTask> fitting_tasks(std::int64_t target_tokens, std::uint64_t seed) const;
+
   [[nodiscard]] const Haystack& haystack() const { return haystack_; }
+  [[nodiscard]] const checkpoint::Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
   [[nodiscard]] RulerDraft draft(const RulerRequest& request) const;

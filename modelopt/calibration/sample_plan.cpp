@@ -2,32 +2,10 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <limits>
 
 #include <modelopt/error.h>
 
 namespace modelopt::calibration {
-namespace {
-
-// The tasks that have room in a prompt of this length.
-std::vector<RulerTask> fitting_tasks(const RulerGenerator& generator, std::int64_t tokens, std::uint64_t seed) {
-  std::vector<RulerTask> tasks;
-  std::int64_t least = std::numeric_limits<std::int64_t>::max();
-  // The names drawn for a prompt change its smallest size by some tokens.
-  const std::int64_t margin = tokens / 16;
-  for (const RulerTaskName& entry : kRulerTasks) {
-    const std::int64_t needed =
-        generator.least_tokens({.task = entry.task, .target_tokens = tokens, .seed = seed}) + margin;
-    if (needed <= tokens) tasks.push_back(entry.task);
-    least = std::min(least, needed);
-  }
-  MODELOPT_CHECK(!tasks.empty(), ConfigError, "calibration: prompts of ", tokens,
-                 " tokens have no room for any task, expected at least ", least,
-                 " tokens for the shortest (a larger max_seqlen, or a smaller num_length_bins)");
-  return tasks;
-}
-
-}  // namespace
 
 std::vector<std::int64_t> length_bins(std::int64_t max_seqlen, std::int64_t bins) {
   std::vector<std::int64_t> lengths;
@@ -49,7 +27,10 @@ std::vector<PlannedSample> plan_samples(const config::CalibrationConfig& calibra
   std::vector<PlannedSample> plan;
   for (std::int64_t bin = 0; bin < bins; ++bin) {
     const std::int64_t length = lengths[static_cast<std::size_t>(bin)], tokens = std::min(length, room);
-    const std::vector<RulerTask> tasks = fitting_tasks(generator, tokens, seed);
+    const std::vector<RulerTask> tasks = generator.fitting_tasks(tokens, seed);
+    MODELOPT_CHECK(!tasks.empty(), ConfigError, "calibration: prompts of ", tokens,
+                   " tokens have no room for any task, expected longer ones: a larger max_seqlen or a smaller "
+                   "num_length_bins");
     const bool longest = bin + 1 == bins;
     const auto count =
         static_cast<std::size_t>(calibration.samples / bins + (longest ? calibration.samples % bins : 0));
