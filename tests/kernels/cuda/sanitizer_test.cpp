@@ -34,3 +34,54 @@ TEST_CASE("sanitizer: every kernel family once", "[sanitizer]") {
     }
   }
 }
+
+TEST_CASE("sanitizer: every kernel that skips blocks once", "[sanitizer]") {
+  const std::vector<std::vector<Lengths>> batches{{{70, 70}, {1, 33}, {5, 0}, {130, 200}}, {{1, 700}, {1, 3}}};
+  const std::vector<Setting> settings{{.lambda = 0.5, .br = 16, .bc = 40},
+                                      {.sparsity_n = 2, .dense_window_size = 20, .lambda = 0.7, .br = 128, .bc = 64}};
+  for (const TestedBackend& backend : backends_that_skip()) {
+    for (const auto dtype : backend.dtypes) {
+      for (const std::int64_t head_dim : {64, 72, 256}) {
+        for (const auto& lengths : batches) {
+          const CaseShape shape = shape_for(backend, {.lengths = lengths,
+                                                      .heads = 2,
+                                                      .kv_heads = 1,
+                                                      .head_dim = head_dim,
+                                                      .dtype = dtype,
+                                                      .storage = Storage::kPoisonedAligned});
+          for (const Setting& setting : settings) {
+            AttentionArgs args = on_backend(with_setting(make_args(shape), setting), backend);
+            args.collect_stats = true;
+            INFO(backend << ": " << shape << "; " << setting);
+            CHECK(run(args).output.isfinite().all().item<bool>());
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("sanitizer: every backward kernel once", "[sanitizer]") {
+  const std::vector<Setting> settings{{.sliding_window = 90},
+                                      {.sparsity_n = 2, .num_sink_tokens = 3, .dense_window_size = 20},
+                                      {.is_causal = false, .sparsity_n = 4, .sparsity_m = 8, .dense_window_size = 0}};
+  for (const TestedBackend& backend : tested_backends()) {
+    for (const auto dtype : backend.dtypes) {
+      for (const std::int64_t head_dim : {64, 72, 256}) {
+        const CaseShape shape = shape_for(backend, {.lengths = {{70, 70}, {1, 33}, {5, 0}, {130, 200}},
+                                                    .heads = 2,
+                                                    .kv_heads = 1,
+                                                    .head_dim = head_dim,
+                                                    .dtype = dtype,
+                                                    .storage = Storage::kPoisoned});
+        for (const Setting& setting : settings) {
+          AttentionArgs args = on_device(on_backend(with_setting(make_args(shape), setting), backend), backend.device);
+          for (at::Tensor* t : {&args.q, &args.k, &args.v}) *t = t->detach().requires_grad_(true);
+          attention(args).output.sum().backward();
+          INFO(backend << ": " << shape << "; " << setting);
+          for (const at::Tensor* t : {&args.q, &args.k, &args.v}) CHECK(t->grad().isfinite().all().item<bool>());
+        }
+      }
+    }
+  }
+}
