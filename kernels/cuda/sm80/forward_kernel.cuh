@@ -74,7 +74,8 @@ class WarpRows : private WarpScores<C> {
     if constexpr (C::kGeneral) {
       some_skipped_ = false;
       if (blocks_.active()) {
-        const auto share = blocks_.share(first_row_, first_row_ + C::kWarpRows - 1, first_key, first_key + C::kKeys - 1);
+        const auto share =
+            blocks_.share(first_row_, first_row_ + C::kWarpRows - 1, first_key, first_key + C::kKeys - 1);
         some_skipped_ = share != AttendedBlocks::Share::kAll;
         if (share == AttendedBlocks::Share::kNone) way_ = TileWay::kHidden;
         if (way_ == TileWay::kHidden) return;

@@ -13,9 +13,10 @@ namespace modelopt::kernels::cuda::sm80 {
 /// [0, row_end) and elements from head_dim on become 0; they are not read.
 ///
 /// Every thread copies the same 16-byte chunk of every kStep-th row. It walks down the rows and is at the next tile
-/// after the last one; pass_tiles() goes further. If `whole_chunks` (head_dim, addresses and strides are multiples of 16 bytes) it copies
-/// asynchronously, otherwise, which kAnyAlignment allows, element by element. `kSwizzle` is linear: the exclusive or of
-/// two rows without common bits has the exclusive or of their swizzles. Rows may be negative with kNegativeRows only.
+/// after the last one; pass_tiles() goes further. If `whole_chunks` (head_dim, addresses and strides are multiples of
+/// 16 bytes) it copies asynchronously, otherwise, which kAnyAlignment allows, element by element. `kSwizzle` is linear:
+/// the exclusive or of two rows without common bits has the exclusive or of their swizzles. Rows may be negative with
+/// kNegativeRows only.
 template <int kRows, int kHeadDim, int kThreads, bool kAnyAlignment, bool kNegativeRows, int (*kSwizzle)(int)>
 class RowCopier {
  public:
@@ -80,9 +81,9 @@ class RowCopier {
 
 /// The ring of shared-memory slots through which tiles stream. Tiles are used in the order of their copies.
 ///
-/// next() is called by the whole block for each tile. It waits for the tile, makes it visible to all threads, and starts
-/// the copy of the tile that is C::kSlots - 1 further on, into the slot of the tile before: the barrier that publishes
-/// this tile also says that all warps are done with that one. So one barrier per tile.
+/// next() is called by the whole block for each tile. It waits for the tile, makes it visible to all threads, and
+/// starts the copy of the tile that is C::kSlots - 1 further on, into the slot of the tile before: the barrier that
+/// publishes this tile also says that all warps are done with that one. So one barrier per tile.
 template <class C>
 class TileRing {
  public:
@@ -130,7 +131,8 @@ class KeyValueStream {
     if constexpr (C::kSlots == 3) ring_.start(1, values_, first_key, true);
   }
 
-  /// The address of the tile of K that begins at `key`. The tile after it begins at `next_key`; there is none if `last`.
+  /// The address of the tile of K that begins at `key`. The tile after it begins at `next_key`; there is none if
+  /// `last`.
   __device__ std::uint32_t next_keys(int key, int next_key, bool last) {
     if constexpr (C::kSlots == 3) return next(keys_, key, next_key, last);
     return ring_.next(values_, key, true);

@@ -288,7 +288,8 @@ TEST_CASE("skip blocks: statistics and the mask change no bit, and nothing skipp
       for (const std::string phase : {"prefill", "decode"}) {
         const std::int64_t rows = phase == "decode" ? 1 : 150;
         AttentionArgs args = on_backend(
-            make_args({.lengths = {{rows, 700}, {rows, 150}}, .heads = 4, .kv_heads = 2, .head_dim = 64, .dtype = dtype}),
+            make_args(
+                {.lengths = {{rows, 700}, {rows, 150}}, .heads = 4, .kv_heads = 2, .head_dim = 64, .dtype = dtype}),
             backend);
         args.phase = phase;
         for (const std::int64_t n : {0, 2}) {

@@ -36,13 +36,13 @@ __global__ void sparse_product(const float* scores, const float* values, float* 
         const float* x = scores + (row + 8 * half) * 64 + 32 * block + 8 * c + 4 * group;
         const sm80::KeptPair pair =
             sm80::keep_2_of_4(x[0], x[1], x[2], x[3], 16 * half + 8 * block + 4 * group, metadata);
-        kept[block][2 * group + half] = pack<__nv_bfloat16>(pair.first, pair.second);
+        kept[block][2 * group + half] = kernels::cuda::pack<__nv_bfloat16>(pair.first, pair.second);
       }
     }
     for (int i = 0; i < 4; ++i) {
       const float* first = values + (32 * block + sm80::key_of_sparse_k(8 * i + 2 * c)) * 8;
       const float* second = values + (32 * block + sm80::key_of_sparse_k(8 * i + 2 * c + 1)) * 8;
-      value[block][i] = pack<__nv_bfloat16>(first[row], second[row]);
+      value[block][i] = kernels::cuda::pack<__nv_bfloat16>(first[row], second[row]);
     }
   }
   metadata = sm80::transpose_fields_over_quad(metadata);
