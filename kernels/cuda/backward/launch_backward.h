@@ -15,8 +15,8 @@ struct BackwardKernels {
   Launch keys;
   /// Whether select_queries() takes a problem; null: it never does.
   bool (*selects)(const AttentionParams&);
-  /// queries(), which finds out what was attended and writes it to the mask. Bits of pairs that are invisible by their
-  /// position may be left as they are: keys() does not read them.
+  /// queries(), which finds out what was attended and writes it to the mask. Bits of 16 keys (from a multiple of 16 on)
+  /// of which a query sees none by position may be left as they are: keys() does not read them.
   Launch select_queries;
 };
 

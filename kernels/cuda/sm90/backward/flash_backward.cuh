@@ -271,12 +271,13 @@ struct BackwardConsumer {
         }
       }
     } else {
+      const AttentionParams& p = args.params.attention;
       const int warp_row = first_row + thread / 32 * 16;
-      if (warp_row / 8 >= static_cast<int>(args.params.attention.mask_bytes)) return words;
 #pragma unroll
       for (int w = 0; w < Traits::kWords; ++w) {
         const int query = first_column + thread % 32 + 32 * w;
-        if (query >= q_len) continue;
+        const ColumnRange seen = keys_of_queries(p, q_len, task.sequence.k_len, query, query);
+        if (query >= q_len || warp_row >= seen.end || warp_row + 16 <= seen.begin) continue;  // none attended
         const auto* keys = reinterpret_cast<const std::uint16_t*>(mask_row(query_head, query));
         words.word[0] |= static_cast<std::uint32_t>(__ldg(keys + warp_row / 16)) << (16 * w);
       }
@@ -327,13 +328,13 @@ struct BackwardConsumer {
         .position = row + offset,
         .first_key = first_column,
         .all_visible = all_visible(first_column)};
-    select_scores<Traits>(s, p, tile, quad_lane);
+    const auto bits = select_scores<Traits>(s, p, tile, quad_lane);
     std::uint8_t* mask_rows[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       mask_rows[h] = row + 8 * h < sequence.q_len ? mask_row(task.head, row + 8 * h) : nullptr;
     }
-    write_selected_bits<Traits>(s, mask_rows, static_cast<int>(p.mask_bytes), first_column, quad_lane);
+    write_selected_bits(bits, mask_rows, static_cast<int>(p.mask_bytes), first_column, quad_lane);
   }
 
   /// S becomes P; exactly 0 where a row does not attend.
@@ -351,17 +352,8 @@ struct BackwardConsumer {
       }
     }
     if constexpr (Traits::kSelects) return;
-    const bool whole = all_visible(first_column);
-    if (!Traits::kMasked && whole) return;
-    Bits bits = Traits::kMasked ? mask_bits(words) : position_bits(first_column);
-    if (Traits::kMasked && !whole) {  // the mask may be undefined there (launch_backward.h)
-      const Bits visible = position_bits(first_column);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-#pragma unroll
-        for (int w = 0; w < Traits::kWords; ++w) bits.row[h][w] &= visible.row[h][w];
-      }
-    }
+    if (!Traits::kMasked && all_visible(first_column)) return;
+    const Bits bits = Traits::kMasked ? mask_bits(words) : position_bits(first_column);
 #pragma unroll
     for (int n = 0; n < kBlocks; ++n) {
 #pragma unroll
