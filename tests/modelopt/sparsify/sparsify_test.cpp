@@ -181,7 +181,8 @@ TEST_CASE("configurations made in C++ are checked as well") {
         "class name");
   config.rules = {{.pattern = "*", .rule = {.enable = true}}};
   CHECK(message_of<ConfigError>([&] { sparsify(model, config); }) ==
-        "layers_0.attn: rule * is enabled without a method, expected sparse_softmax or triton_sparse_softmax");
+        "layers_0.attn: rule * is enabled without a method, expected sparse_softmax, triton_sparse_softmax, "
+        "skip_softmax, triton_skip_softmax or flash_skip_softmax");
 }
 
 TEST_CASE("a rule that awaits its calibration is an error that points to calibrate") {
