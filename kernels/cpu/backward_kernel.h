@@ -12,8 +12,8 @@
 // The mask is the forward's, bit for bit, because it is decided again from the same scores: a score is one chain of
 // fused multiply-adds over d in the forward and here (the same score_tile), whatever tile or task it lies in, and
 // selection compares nothing else; with skip-softmax a task is the forward's query block, and goes through its blocks
-// in the same order. Storing it instead is no gain on a CPU: setting one bit a score in the forward costs more than the
-// one of five products that is done again anyway for the weights (docs/benchmarks/cpu-attention.md, "Backward").
+// in the same order. Storing it instead is no gain on a CPU: it adds a fifth and more to the forward's time, and would
+// save the selection only: the weights need the scores (docs/benchmarks/cpu-attention.md, "Backward").
 //
 // dq belongs to the task. dk and dv of a tile are summed over the task's lanes in ascending order, in scratch, and then
 // added to those of earlier tasks in the order of the chain (backward_turn.h): the bits do not depend on the number of

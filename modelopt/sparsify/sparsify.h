@@ -26,7 +26,7 @@ struct SparsifyOptions {
 
 /// Fills the slot of each attention module (a torch::nn::Module that is an attention::AttentionSlotOwner) with the
 /// method of the last rule that matches it, or with none. Replaces what an earlier call did. Modules, their names and
-/// the state-dict keys stay as they are. If it throws, nothing has changed.
+/// the state-dict keys stay as they are. If it throws, nothing has changed. Active in training too: docs/training.md.
 ///
 /// Throws ConfigError if a pattern matches no attention module, a method's parameters are out of their domain, or the
 /// configuration asks for a calibration that its skip-softmax rules do not have yet;
