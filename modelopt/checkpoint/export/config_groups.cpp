@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <initializer_list>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -16,6 +17,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 using config::SparseSoftmaxConfig;
 
+constexpr std::int64_t kMaxSteps = std::numeric_limits<std::int32_t>::max();
 constexpr std::string_view kFormula = "a * exp(b * target_sparsity)";
 
 // The format's names of N:M parameters; ours, where they differ, are in `config`.
@@ -146,7 +148,7 @@ class GroupReader {
     if (!parameters.prefill && !parameters.decode)
       found->object->fail(found->key, "coefficients a and b of prefill, of decode, or of both");
     if (const auto steps = find({"initial_disabled_steps", "disabled_until_timestep"}))
-      parameters.initial_disabled_steps = steps->object->integer(steps->key, IntegerRange{});
+      parameters.initial_disabled_steps = steps->object->integer(steps->key, {.most = kMaxSteps});
     return parameters;
   }
 

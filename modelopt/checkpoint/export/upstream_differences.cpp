@@ -1,7 +1,6 @@
 #include <modelopt/checkpoint/export/upstream_differences.h>
 
 #include <algorithm>
-#include <functional>
 #include <optional>
 #include <sstream>
 #include <string_view>
@@ -77,18 +76,11 @@ void add_group_differences(const SparsifyReport& report, std::vector<std::string
 
 // --- what the format cannot say -----------------------------------------------------------------------------------
 
-bool skips(const SkipSoftmaxConfig& method) {
-  const auto any = [](const std::vector<double>& thresholds) {
-    return !thresholds.empty() && thresholds.front() > 0.0;
-  };
-  if (const auto* fixed = std::get_if<double>(&method.threshold)) return *fixed > 0.0;
-  if (const auto* phases = std::get_if<config::PhaseThresholds>(&method.threshold))
-    return any(phases->prefill) || any(phases->decode);
-  return true;
-}
-
 bool has_fixed_threshold(const SkipSoftmaxConfig& method) {
-  return skips(method) && !std::holds_alternative<ThresholdCalibration>(method.threshold);
+  const auto skips = [](const std::vector<double>& list) { return !list.empty() && list.front() > 0.0; };
+  if (const auto* threshold = std::get_if<double>(&method.threshold)) return *threshold > 0.0;
+  const auto* thresholds = std::get_if<config::PhaseThresholds>(&method.threshold);
+  return thresholds != nullptr && (skips(thresholds->prefill) || skips(thresholds->decode));
 }
 
 bool keeps_sparse_softmax_to_itself(const SkipSoftmaxConfig& method) {
@@ -96,7 +88,8 @@ bool keeps_sparse_softmax_to_itself(const SkipSoftmaxConfig& method) {
 }
 
 bool has_other_blocks(const SkipSoftmaxConfig& method) {
-  return skips(method) && (method.br != SkipSoftmaxConfig{}.br || method.bc != SkipSoftmaxConfig{}.bc);
+  return std::holds_alternative<ThresholdCalibration>(method.threshold) &&
+         (method.br != SkipSoftmaxConfig{}.br || method.bc != SkipSoftmaxConfig{}.bc);
 }
 
 void add_unsaid(const SparsifyReport& report, std::vector<std::string>& sentences) {

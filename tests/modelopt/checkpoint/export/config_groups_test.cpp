@@ -135,7 +135,7 @@ TEST_CASE("what is malformed or cannot be honoured is an error that names it") {
       {"other_formula", factor + R"_(.formula: "exp(log_a + b * target_sparsity)", )_"
                                  "expected a * exp(b * target_sparsity), which is all that can be honoured"},
       {"target_too_large", group + ".target_sparsity.prefill: 1.5, expected a number > 0 and < 1"},
-      {"timestep_of_diffusion", group + ".disabled_until_timestep: 0.86, expected an integer >= 0"},
+      {"timestep_of_diffusion", group + ".disabled_until_timestep: 0.86, expected an integer from 0 to 2147483647"},
       {"unknown_key", group + ".threshold: 0.1, but this key is not understood here"},
       {"zero_coefficient", factor + ".prefill.a: 0.0, expected a number > 0"},
   };
