@@ -264,13 +264,22 @@ class Sm90Backend final : public CudaBackend {
  private:
   [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits& traits,
                                                           Capability gpu) const override {
-    if (traits.skip_softmax) return "skip-softmax is not in this backend yet";
     if (gpu.major != 9) {
       return str("needs a Hopper GPU (compute capability 9.0), this one has ", gpu.major, ".", gpu.minor);
     }
     if (traits.dtype == at::kFloat) return "its tensor-core instructions take Half and BFloat16, not Float";
     if (traits.head_dim % 8 != 0) return str("needs a head_dim that is a multiple of 8, not ", traits.head_dim);
     if (!traits.tma_aligned) return "needs q, k and v with bases and strides that are multiples of 16 bytes";
+    return traits.skip_softmax ? unsupported_skip(traits) : std::nullopt;
+  }
+
+  /// A block of skip-softmax is what one CTA works on.
+  [[nodiscard]] static std::optional<std::string> unsupported_skip(const AttentionTraits& traits) {
+    if (traits.sparse_nm) return "takes skip-softmax or N:M, not both";
+    if (traits.head_dim > 128) return str("takes skip-softmax with a head_dim up to 128, not ", traits.head_dim);
+    if (traits.skip_br != 128 || traits.skip_bc != 128) {
+      return str("skips blocks of 128 rows and 128 keys, not of ", traits.skip_br, " and ", traits.skip_bc);
+    }
     return std::nullopt;
   }
 };

@@ -19,7 +19,7 @@ struct TestedBackend {
   std::vector<at::ScalarType> dtypes;  ///< the widest of fp32 and half types first
   bool needs_alignment = false;        ///< head_dim a multiple of 8, bases and strides of 16 bytes
   bool records_apart = false;  ///< the mask it returns is found beside its output: attended_mask() reads the output itself
-  bool skips = true;                   ///< takes skip-softmax
+  bool skips = true;                   ///< takes skip-softmax in blocks of any size
 
   [[nodiscard]] bool is_cuda() const { return device == c10::DeviceType::CUDA; }
   [[nodiscard]] bool takes(at::ScalarType dtype) const;
@@ -34,7 +34,7 @@ std::ostream& operator<<(std::ostream& out, const TestedBackend& backend);
 /// definition: cpu/tested_backends.cpp or cuda/tested_backends.cpp.
 [[nodiscard]] const std::vector<TestedBackend>& tested_backends();
 [[nodiscard]] const TestedBackend& tested_backend(const std::string& name);
-/// Those that take skip-softmax.
+/// Those that take skip-softmax in blocks of any size.
 [[nodiscard]] std::vector<TestedBackend> backends_that_skip();
 
 /// A shape as the backend takes it: dtype_for its dtype, and aligned if it has to be.

@@ -91,7 +91,29 @@ class Problem:
         """[B, H, L, D] of equally long sequences."""
         return tensor.unflatten(0, (len(self.lengths), -1)).transpose(1, 2)
 
+    def lower_blocks(self, share, lam, width=128):
+        """Makes a share of the key blocks skippable by every row: their scores lie some 70 natural units below those of
+        the others, and ln(lam) between."""
+        generator = torch.Generator(DEVICE).manual_seed(1)
+        for start, (_, length) in zip(self.k_ends.tolist(), self.lengths):
+            blocks = torch.rand(-(-length // width), device=DEVICE, generator=generator)
+            lower = blocks < torch.quantile(blocks[1:], share)
+            lower[0] = False
+            sign = torch.where(lower, -1.0, 1.0).repeat_interleave(width)[:length, None]
+            self.k[start:start + length, :, 0] = 20.0 * sign.to(self.k.dtype)
+        self.q[:, :, 0] = 20.0
+        return {"skip_softmax_threshold": lam}
+
+    def skipped_share(self, **pattern):
+        stats = self.call(collect_stats=True, **pattern)[2].sum((0, 1))
+        return stats[1].item() / stats[0].item()
+
     # ---- candidates
+
+    def call(self, **arguments):
+        q_start, k_start = self.q_ends[:-1].contiguous(), self.k_ends[:-1].contiguous()
+        return torch.ops.modelopt.attention(self.q, self.k, self.v, q_start, self.q_ends.diff(), self.max_q,
+                                            self.causal, None, k_start, self.k_ends.diff(), self.max_k, **arguments)
 
     def modelopt(self, name, backend, check=False, graph=False, bandwidth=False, **pattern):
         q_start, k_start = self.q_ends[:-1].contiguous(), self.k_ends[:-1].contiguous()
@@ -159,6 +181,41 @@ def prefill(length, patterns=("2:4",), head_dim=128, backend="sm90", others=(CUD
     return build
 
 
+SKIPPED = {"skip 0 %": 0.0, "skip 50 %": 0.5, "skip 70 %": 0.7}
+
+
+def skip_candidates(name, problem, share, **arguments):
+    """The dense and the skipping call on inputs of which a share of the blocks is skipped; without one, on random
+    inputs of which nothing is."""
+    pattern = problem.lower_blocks(share, 1e-6) if share > 0 else {"skip_softmax_threshold": 1e-30}
+    call = {key: value for key, value in arguments.items() if key not in ("graph", "bandwidth")} | pattern
+    print(f"<!-- {name}: {100 * problem.skipped_share(**call):.1f} % of the blocks are skipped -->")
+    return problem.modelopt(name, **arguments, **pattern)
+
+
+def prefill_skip(length):
+    """Each share has inputs of its own; FA3 and our dense kernel run on the random ones."""
+    def build():
+        problem = Problem([(length, length)])
+        return [*problem.fa3(), problem.modelopt("dense", "sm90", check=True),
+                *(skip_candidates(name, Problem([(length, length)]), share, backend="sm90")
+                  for name, share in SKIPPED.items())]
+
+    return build
+
+
+def decode_skip(batch):
+    """One row against 32k keys."""
+    def build():
+        problem = Problem([(1, 32768)] * batch)
+        flags = {"graph": True, "bandwidth": True}
+        return [*problem.fa3_decode(), problem.modelopt("dense", "auto", check=True, phase="decode", **flags),
+                *(skip_candidates(name, Problem([(1, 32768)] * batch), share, backend="auto", phase="decode", **flags)
+                  for name, share in SKIPPED.items())]
+
+    return build
+
+
 def decode(batch):
     def build():
         problem = Problem([(1, 32768)] * batch)
@@ -208,6 +265,10 @@ CASES = {
                      [Bar("dense", "FA2", 1.0), Bar("2:4", "dense", 1.05)]),
     "decode-b1": Case(decode(1), [Bar("decode", "copy", 0.8, 0.9)], unit="GB/s"),
     "decode-b16": Case(decode(16), [Bar("decode", "copy", 0.8, 0.9)], unit="GB/s"),
+    **{f"skip-{length // 1024}k": Case(prefill_skip(length), [
+        Bar("skip 50 %", "FA3", 1.15, 1.25), Bar("skip 70 %", "FA3", 1.30, 1.45), Bar("skip 0 %", "dense", 0.90)])
+       for length in (16384, 32768)},
+    "skip-decode": Case(decode_skip(16), [Bar("skip 70 %", "dense", 1.5)], unit="GB/s"),
     "128k": Case(long_sequence, [Bar("dense 128k", "dense 32k", 0.95), Bar("2:4 128k", "2:4 32k", 0.95)]),
     "ragged": Case(ragged, [Bar("dense ragged", "dense equal", 0.85), Bar("2:4 ragged", "2:4 equal", 0.85)]),
 }

@@ -76,12 +76,6 @@ TEST_CASE("errors: what no CUDA backend takes", "[errors]") {
       "no backend can run attention on CUDA tensors of Double with head_dim 64: sm90: has no kernel for dtype Double; "
       "sm80: has no kernel for dtype Double" +
           kCpuBackends);
-  AttentionArgs args = cuda_args(at::kHalf);
-  args.skip_softmax_threshold = 0.5;
-  CHECK(message_on(args, "sm90") ==
-        "backend \"sm90\" cannot run attention on CUDA tensors of Half with head_dim 64, skip-softmax: sm90: skip-softmax "
-        "is not in this backend yet; sm80: can run it" +
-            kCpuBackends);
   for (const TestedBackend& backend : tested_backends()) {
     const std::string message = message_on(make_args({.lengths = {{4, 4}}, .dtype = at::kHalf}), backend.name);
     CHECK(message == "backend \"" + backend.name +
@@ -89,6 +83,28 @@ TEST_CASE("errors: what no CUDA backend takes", "[errors]") {
                          "not on CPU tensors; sm80: runs on CUDA tensors, not on CPU tensors; cpu: can run it; "
                          "reference: can run it");
   }
+}
+
+TEST_CASE("errors: what sm90 skips", "[errors]") {
+  const auto reason = [](AttentionArgs args) {
+    args.skip_softmax_threshold = 0.5;
+    const std::string message = message_on(args, "sm90");
+    const std::size_t begin = message.find("sm90: ");
+    return message.substr(begin, message.find("; sm80: can run it") - begin);
+  };
+  AttentionArgs args = cuda_args(at::kHalf);
+  args.skip_softmax_br = 64;
+  CHECK(reason(args) == "sm90: skips blocks of 128 rows and 128 keys, not of 64 and 128");
+  args.skip_softmax_br = 128;
+  args.skip_softmax_bc = 256;
+  CHECK(reason(args) == "sm90: skips blocks of 128 rows and 128 keys, not of 128 and 256");
+  args.skip_softmax_bc = 128;
+  args.phase = "decode";
+  CHECK(reason(args) == "sm90: skips blocks of 128 rows and 128 keys, not of 1 and 128");
+  args.phase = "auto";
+  args.sparsity_n = 2;
+  CHECK(reason(args) == "sm90: takes skip-softmax or N:M, not both");
+  CHECK(reason(cuda_args(at::kBFloat16, 136)) == "sm90: takes skip-softmax with a head_dim up to 128, not 136");
 }
 
 TEST_CASE("errors: a device that does not exist", "[errors]") {
@@ -105,6 +121,8 @@ TEST_CASE("errors: auto takes sm90 where it can, else sm80", "[errors]") {
   };
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64}) == "sm90");
   CHECK(choice({.dtype = at::kBFloat16, .head_dim = 256, .sparse_nm = true}) == "sm90");
+  CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true}) == "sm90");
+  CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true, .skip_br = 64}) == "sm80");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .tma_aligned = false}) == "sm80");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 59}) == "sm80");
   CHECK(choice({.dtype = at::kFloat, .head_dim = 64}) == "sm80");

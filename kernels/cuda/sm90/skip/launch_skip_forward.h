@@ -1,5 +1,5 @@
-// The skip-softmax kernel of one combination, as the host launches it. Each combination is instantiated in a file of its
-// own (skip_forward.cu.in).
+// The skip-softmax kernel of one combination, as the host launches it. Each combination is instantiated in a file of
+// its own (skip_forward.cu.in).
 #pragma once
 
 #include <cuda.h>

@@ -5,17 +5,19 @@
 //             loads K, one loads V (skip_producers.cuh), one takes tile numbers and loads Q (producers.cuh). A key tile
 //             is a key block of 128 keys. Grid = SMs; query blocks come longest first from a counter, so that what
 //             skipping makes uneven is levelled.
-// Registers   consumers 240 (O 64, two tiles of scores 64 each, for head_dim 128), producers 24: what 168 for each of the 384 threads are.
-// Shared      Q 128 rows, 3 tiles each of K and V: 224 KiB for head_dim 128.
+// Registers   consumers 240 (head_dim 128: O 64, two tiles of scores 64 each), producers 24.
+// Shared      2 stages of Q, 3 of K, 2 of V, 128 rows or keys each: 224 KiB for head_dim 128.
 // Vote        Each warp votes with the maxima of its 16 rows, as soon as it has the scores. A warp with a row that
-//             objects knows the outcome; one without waits for the other seven. V is copied when the first warp objects.
-//             Votes lie in a ring of slots, votes_full per slot and warpgroup; K is not loaded further ahead than the
-//             loader of V has read (votes_read), so no slot is written over.
-// Pipeline    Scores have two buffers. While P·V of key tile j - 1 runs, warps find the maxima of tile j and vote; while
-//             Q·K of tile j + 1 runs, they take the exponentials of tile j, whose weights take the place of its scores.
-//             Without P·V of tile j - 1 (skipped) Q·K of tile j + 1 is issued first. Key tiles of successive query
-//             blocks are one stream: O is stored under Q·K of the next block's second tile.
-// Barriers    as in flash_forward.cuh; q_empty[0] also counts the loader of V, which has read the slot.
+//             objects knows the outcome; one without waits for the other seven. V is copied when the first warp
+//             objects. Votes lie in a ring of slots, votes_full per slot and warpgroup; K is not loaded further ahead
+//             than the loader of V has read (votes_read), so no slot is written over.
+// Pipeline    Scores have two buffers. Warps find the maxima of key tile j and vote; then, in their warpgroup's turn,
+// P·V
+//             of tile j - 1 and Q·K of tile j + 1 are issued, and while that runs the exponentials of tile j are taken,
+//             whose weights take the place of its scores. Key tiles of successive query blocks are one stream; the last
+//             P·V of a block comes at once, outside the turns, and O is stored under Q·K of the next.
+// Barriers    as in flash_forward.cuh, but Q has two stages (q_full/q_empty count the whole block; q_empty also the
+//             loader of V, which has read the slot). Named barriers 1 + w: the turn of warpgroup w.
 #pragma once
 
 #include "kernels/cuda/sm90/flash_forward.cuh"
@@ -41,6 +43,9 @@ __device__ __forceinline__ void tile_maxima_or_nan(const float (&s)[kScores], fl
 template <typename Traits>
 struct SkipConsumer {
   static constexpr int kScores = Traits::kScores;
+  static constexpr int kTurnThreads = 256;
+  static constexpr float kNoReference = std::numeric_limits<float>::infinity();
+  static constexpr float kLargestOffset = 1 << 20;
 
   SharedMemory<Traits>& shared;
   const SkipArguments& args;
@@ -59,14 +64,22 @@ struct SkipConsumer {
   };
 
   struct State {
-    RowState rows;  ///< of O: until it is stored, that of the query block before
-    float running_max[2];
+    RowState rows;                  ///< of what is attended; shift: kNoReference before that
+    float running_max[2];           ///< of all key blocks so far
     Ring<Traits::kKeyStages> k{0};  ///< to be waited for next
     Ring<Traits::kValueStages> v{0};
     Ring<kVoteSlots> votes{0};
     bool pending = false;  ///< the other buffer holds weights whose P·V is to be issued
     PairCounts counts;
+
+    __device__ __forceinline__ void start() {
+      rows = {{kNoReference, kNoReference}, {0.0f, 0.0f}};
+      running_max[0] = running_max[1] = kNegativeInfinity<float>;
+    }
   };
+
+  __device__ __forceinline__ void take_turn() const { named_barrier_sync(1 + warpgroup, kTurnThreads); }
+  __device__ __forceinline__ void pass_turn() const { named_barrier_arrive(2 - warpgroup, kTurnThreads); }
 
   __device__ __forceinline__ void release(std::uint64_t* empty) const {
     if (thread == 0) barrier_arrive(empty);
@@ -105,19 +118,15 @@ struct SkipConsumer {
     state.k.advance();
   }
 
-  /// `weights`: packed, in the first half.
-  __device__ __forceinline__ void issue_pending_values(float (&o)[Traits::kOutputs], const float (&weights)[kScores],
-                                                       State& state) const {
+  /// O += P V; `weights`: packed, in the first half.
+  __device__ __forceinline__ void add_values(float (&o)[Traits::kOutputs], const float (&weights)[kScores],
+                                             State& state) const {
     std::uint32_t p[kScores / 2];
 #pragma unroll
     for (int i = 0; i < kScores / 2; ++i) p[i] = __float_as_uint(weights[i]);
-    barrier_wait(&shared.v_full[state.v.stage], state.v.parity);
     wgmma_fence();
     issue_values<Traits>(o, p, nullptr, shared.v[state.v.stage]);
     wgmma_commit();
-  }
-
-  __device__ __forceinline__ void finish_values(float (&o)[Traits::kOutputs], State& state) const {
     wgmma_wait<0>();
     wgmma_results(o);
     release(&shared.v_empty[state.v.stage]);
@@ -138,63 +147,84 @@ struct SkipConsumer {
     }
   }
 
-  /// Takes the maxima of the thread's rows into the running ones; whether its rows vote for skipping the block. `raw`
-  /// are the maxima with NaN where a score is, `maxima` get those without.
-  __device__ __forceinline__ bool vote(const float (&s)[kScores], const float (&raw)[2], float (&maxima)[2],
-                                       const Place& place, State& state) const {
+  /// Masks the scores, takes their maxima into the running ones, and votes; whether the warp is for skipping the block.
+  /// `raw` gets the maxima of the thread's rows, NaN where a score is.
+  __device__ __forceinline__ bool vote(float (&s)[kScores], float (&raw)[2], const Place& place, State& state) const {
+    if (place.tile < place.clean_begin || place.tile >= place.clean_end) hide(s, place);
+    tile_maxima_or_nan(s, raw);
+    float maxima[2] = {raw[0], raw[1]};
     const auto votes = [&](int h) {
       const bool sees = raw[h] != kNegativeInfinity<float>;  // a NaN is seen
       return place.outside[h] || !sees ||
              row_votes_skip(maxima[h], fmaxf(maxima[h], state.running_max[h]), args.params.scale, place.log_lambda);
     };
-    maxima[0] = raw[0];
-    maxima[1] = raw[1];
-    bool all = __all_sync(kFullWarp, votes(0) && votes(1));
-    if (!all && __any_sync(kFullWarp, isnan(raw[0]) || isnan(raw[1]))) {  // they objected; their other scores decide
+    bool skip = __all_sync(kFullWarp, votes(0) && votes(1));
+    if (!skip && __any_sync(kFullWarp, isnan(raw[0]) || isnan(raw[1]))) {  // their other scores decide
       tile_maxima(s, maxima);
-      all = __all_sync(kFullWarp, votes(0) && votes(1));
+      skip = __all_sync(kFullWarp, votes(0) && votes(1));
     }
     state.running_max[0] = fmaxf(maxima[0], state.running_max[0]);
     state.running_max[1] = fmaxf(maxima[1], state.running_max[1]);
-    return all;
-  }
-
-  __device__ __forceinline__ void cast_vote(bool skip, const State& state) const {
     if (thread % 32 == 0) {
       auto* bytes = reinterpret_cast<std::uint8_t*>(&shared.votes[state.votes.stage][warpgroup]);
       bytes[thread / 32] = skip ? 1 : 0;
       barrier_arrive(&shared.votes_full[state.votes.stage][warpgroup]);
     }
+    return skip;
   }
 
   __device__ __forceinline__ bool warpgroup_skips(int of_warpgroup, const State& state) const {
     barrier_wait(&shared.votes_full[state.votes.stage][of_warpgroup], state.votes.parity);
-    const auto votes = static_cast<std::uint32_t>(uniform(static_cast<int>(
-        *static_cast<volatile std::uint32_t*>(&shared.votes[state.votes.stage][of_warpgroup]))));
+    const auto votes = static_cast<std::uint32_t>(uniform(
+        static_cast<int>(*static_cast<volatile std::uint32_t*>(&shared.votes[state.votes.stage][of_warpgroup]))));
     return votes == kAllSkip;
   }
 
-  /// Moves the reference where this tile has a score more than 2^kSlack above it. `before` are the running maxima
-  /// without the tile.
-  __device__ __forceinline__ void raise(const float (&maxima)[2], const float (&before)[2], float (&o)[Traits::kOutputs],
-                                        RowState& rows) const {
+  /// Moves the reference where the running maximum is more than 2^kSlack above it.
+  __device__ __forceinline__ void raise(float (&o)[Traits::kOutputs], State& state) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const bool first = before[h] == kNegativeInfinity<float>;
-      const float growth = (maxima[h] + rows.shift[h]) * args.scale_log2;
-      const bool up = maxima[h] != kNegativeInfinity<float> && (first || growth > static_cast<float>(kSlack));
+      const float growth = (state.running_max[h] + state.rows.shift[h]) * args.scale_log2;
+      const bool up = growth > static_cast<float>(kSlack);  // the first time by infinity
       if (!__any_sync(kFullWarp, up)) continue;
-      const float factor = up && !first ? exp2_approx(-growth) : 1.0f;
-      if (up) rows.shift[h] = -maxima[h];
-      lower_row(o, rows, h, factor);
+      if (up) state.rows.shift[h] = -state.running_max[h];
+      lower_row(o, state.rows, h, up ? exp2_approx(-growth) : 1.0f);
     }
   }
 
+  /// The weights of a tile take the place of its scores: packed, in the first half. The product of reference and scale
+  /// is rounded before a score's is added, which all weights of the row share; where it is so large that the rounding
+  /// could matter, the difference is taken before the scale.
   __device__ __forceinline__ void take_weights(float (&s)[kScores], RowState& rows) const {
-    Weights<Traits> weights;
-    dense_softmax<Traits>(s, args.scale_log2, rows, weights);
+    float factor[2], offset[2];
+    bool large[2];
 #pragma unroll
-    for (int i = 0; i < kScores / 2; ++i) s[i] = __uint_as_float(weights.kept[i]);
+    for (int h = 0; h < 2; ++h) {
+      factor[h] = args.scale_log2;
+      offset[h] = rows.shift[h] == kNoReference ? 0.0f : rows.shift[h] * args.scale_log2;
+      large[h] = !(fabsf(offset[h]) <= kLargestOffset);
+    }
+    if (__any_sync(kFullWarp, large[0] || large[1])) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) {
+        if (large[i >> 1 & 1]) s[i] = (s[i] + rows.shift[i >> 1 & 1]) * args.scale_log2;
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        if (large[h]) {
+          factor[h] = 1.0f;
+          offset[h] = 0.0f;
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kScores / 2; ++i) {
+      const int h = i & 1;
+      const float p0 = exp2_approx(fmaf(s[2 * i], factor[h], offset[h]));
+      const float p1 = exp2_approx(fmaf(s[2 * i + 1], factor[h], offset[h]));
+      rows.sum[h] += p0 + p1;
+      s[i] = __uint_as_float(pack<typename Traits::Element>(p0, p1));
+    }
   }
 
   __device__ __forceinline__ void record(const float (&s)[kScores], const Place& place, bool attended,
@@ -232,21 +262,18 @@ struct SkipConsumer {
     wgmma_results(s);
     release(&shared.k_empty[state.k.stage == 0 ? Traits::kKeyStages - 1 : state.k.stage - 1]);
     if (last) release(&shared.q_empty[place.n % Traits::kQueryStages]);
+    float raw[2];
+    const bool own_skip = vote(s, raw, place, state);
+
     const int next_n = place.n + last;
     const bool more = !last || arrives(next_n);
     if (more) barrier_wait(&shared.k_full[state.k.stage], state.k.parity);
+    if (state.pending) barrier_wait(&shared.v_full[state.v.stage], state.v.parity);
+    take_turn();
+    if (state.pending) add_values(o, other, state);
+    issue_next_scores(other, next_n, state);
+    if (more || warpgroup == 0) pass_turn();
 
-    float raw[2], maxima[2], before[2];
-    bool own_skip;
-    if (state.pending) {
-      issue_pending_values(o, other, state);
-      own_skip = examine(s, raw, maxima, before, place, state);
-      finish_values(o, state);
-      issue_next_scores(other, next_n, state);
-    } else {
-      issue_next_scores(other, next_n, state);
-      own_skip = examine(s, raw, maxima, before, place, state);
-    }
     const bool skip = own_skip && warpgroup_skips(warpgroup, state) && warpgroup_skips(1 - warpgroup, state);
     state.votes.advance();
     if constexpr (Traits::kRecords) record(s, place, !skip, state);
@@ -256,37 +283,24 @@ struct SkipConsumer {
         if (isnan(raw[h])) state.rows.sum[h] = kNaN;  // a row that sees a NaN is NaN, whatever is skipped
       }
     } else {
-      raise(maxima, before, o, state.rows);
+      raise(o, state);
       take_weights(s, state.rows);
     }
     state.pending = !skip && !last;
     ++place.tile;
     if (last) {
       if (!skip) {
-        issue_pending_values(o, s, state);
-        finish_values(o, state);
+        barrier_wait(&shared.v_full[state.v.stage], state.v.parity);
+        add_values(o, s, state);
       }
       store(o, state.rows, place.n);
-      state.rows = RowState();
+      state.start();
 #pragma unroll
       for (int i = 0; i < Traits::kOutputs; ++i) o[i] = 0.0f;
       ++place.n;
       if (more) open(place);
     }
     return more;
-  }
-
-  /// Masks the scores, takes their maxima and votes.
-  __device__ __forceinline__ bool examine(float (&s)[kScores], float (&raw)[2], float (&maxima)[2], float (&before)[2],
-                                          const Place& place, State& state) const {
-    if (place.tile < place.clean_begin || place.tile >= place.clean_end) hide(s, place);
-    if (place.tile == place.begin) state.running_max[0] = state.running_max[1] = kNegativeInfinity<float>;
-    before[0] = state.running_max[0];
-    before[1] = state.running_max[1];
-    tile_maxima_or_nan(s, raw);
-    const bool skip = vote(s, raw, maxima, place, state);
-    cast_vote(skip, state);
-    return skip;
   }
 
   /// After the last key tile, scores of no tile are on their way: the steps are all alike.
@@ -300,12 +314,16 @@ struct SkipConsumer {
     float s0[kScores], s1[kScores];
     Place place;
     State state;
+    if (warpgroup == 1) named_barrier_arrive(1, kTurnThreads);  // the first turn is warpgroup 0's
     if (!arrives(0)) return;
     open(place);
+    state.start();
 #pragma unroll
     for (int i = 0; i < Traits::kOutputs; ++i) o[i] = 0.0f;
     barrier_wait(&shared.k_full[0], 0);
+    take_turn();
     issue_next_scores(s0, 0, state);
+    pass_turn();
 #pragma unroll 1
     for (;;) {
       if (!step(s0, s1, o, place, state)) return drain(s1);
@@ -318,8 +336,8 @@ template <typename Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     skip_forward(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ SkipArguments args) {
   extern __shared__ std::uint8_t raw[];
-  auto& shared = *reinterpret_cast<SharedMemory<Traits>*>((reinterpret_cast<std::uintptr_t>(raw) + 1023) &
-                                                              ~std::uintptr_t{1023});
+  auto& shared =
+      *reinterpret_cast<SharedMemory<Traits>*>((reinterpret_cast<std::uintptr_t>(raw) + 1023) & ~std::uintptr_t{1023});
   if (threadIdx.x == 0) {
     for (int i = 0; i < Traits::kQueryStages; ++i) {
       barrier_init(&shared.q_full[i], 1);

@@ -42,8 +42,8 @@ struct SkipTraits {
   static_assert(kRows == kWarpgroups * kBlockRows);
 };
 
-/// Votes of a warpgroup on one key block, a byte for each of its warps: 1 if all rows of the warp that see a key vote for
-/// skipping it.
+/// Votes of a warpgroup on one key block, a byte for each of its warps: 1 if all rows of the warp that see a key vote
+/// for skipping it.
 constexpr std::uint32_t kAllSkip = 0x01010101;
 
 constexpr int kVoteSlots = 8;  ///< key blocks whose votes are kept: so far the loader of V may lag behind that of K
