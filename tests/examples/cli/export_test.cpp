@@ -128,9 +128,10 @@ TEST_CASE("a checkpoint of other software is applied, announced and shown") {
   CHECK(data["modules"][1]["parameters"]["threshold_calibration"]["prefill"]["exponential"]["a"] == 7.93);
   const ProgramResult text = run_program({"inspect", "--model", exporting.target()});
   CHECK(text.out.find("\ncalibration of model.layers.1.self_attn and modules like it\n"
-                      "phase    form         target     a      b  fitted for  R²  shares  tokens\n"
-                      "prefill  exponential     0.4  7.93   8.61           -   -       -       -\n"
-                      "decode   exponential     0.6  0.12   9.85           -   -       -       -\n") !=
+                      "phase    form         target     a     b  fitted for  R²  shares  tokens\n"
+                      "-------  -----------  ------  ----  ----  ----------  --  ------  ------\n"
+                      "prefill  exponential     0.4  7.93  8.61           -   -       -       -\n"
+                      "decode   exponential     0.6  0.12  9.85           -   -       -       -\n") !=
         std::string::npos);
 }
 
