@@ -31,7 +31,7 @@ struct SkipConfig : SplitConfig<Element, kHeadDim> {
   static constexpr int kScorePitch = kChunkKeys + 8;  ///< rows of a quad's neighbours lie in other banks
   static constexpr int kMaxBlocks = kChunkKeys / kUnit;
   static_assert(kMaxBlocks == 32, "a word has a bit for each block and for each unit of a chunk");
-  static int shared_bytes(int rows) {
+  static constexpr int shared_bytes(int rows) {
     return kRingBytes + rows * (kScorePitch + kMaxBlocks) * static_cast<int>(sizeof(float));
   }
 };
@@ -386,8 +386,9 @@ void launch_skip_keys(const DecodeParams& params, cudaStream_t stream) {
   MODELOPT_CUDA_CHECK(cudaGetDevice(&device), "current device");
   MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
                       "multiprocessors of GPU ", device);
-  MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(skip_keys<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-                      "asking for ", bytes, " bytes of shared memory a block");
+  constexpr int kMostBytes = Config::shared_bytes(kMaxRows);  // the same for all calls: other threads may launch too
+  MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(skip_keys<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes),
+                      "asking for ", kMostBytes, " bytes of shared memory a block");
   MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(skip_keys<Config>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                            cudaSharedmemCarveoutMaxShared),
                       "asking for all shared memory");

@@ -24,8 +24,9 @@ namespace {
 
 constexpr std::uint32_t kWarp = 0xFFFFFFFFu;
 
-constexpr int shared_floats(int head_dim) {
-  return (kFp32QueryRows + kFp32TileKeys) * row_floats(head_dim) + kFp32TileKeys * key_row_floats(head_dim);
+constexpr int shared_bytes(int head_dim) {
+  return ((kFp32QueryRows + kFp32TileKeys) * row_floats(head_dim) + kFp32TileKeys * key_row_floats(head_dim)) *
+         static_cast<int>(sizeof(float));
 }
 
 /// The lane's key: whether the row keeps it. All lanes call it.
@@ -212,12 +213,13 @@ __global__ void __launch_bounds__(kFp32Threads, kColumns > 4 ? 1 : 2)
 template <int kColumns>
 void launch(const ForwardParams& params, cudaStream_t stream) {
   const AttentionParams& p = params.attention;
-  const int bytes = shared_floats(p.head_dim) * static_cast<int>(sizeof(float));
-  MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(forward_fp32<kColumns>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-                      "asking for ", bytes, " bytes of shared memory a block");
+  constexpr int kMostBytes = shared_bytes(32 * kColumns);  // the same for all calls: other threads may launch too
+  MODELOPT_CUDA_CHECK(
+      cudaFuncSetAttribute(forward_fp32<kColumns>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes),
+      "asking for ", kMostBytes, " bytes of shared memory a block");
   const auto blocks = static_cast<unsigned>(params.query_tiles) * static_cast<unsigned>(p.heads) *
                       static_cast<unsigned>(p.batch);  // fits: run_sm80 checked it
-  forward_fp32<kColumns><<<blocks, kFp32Threads, bytes, stream>>>(params);
+  forward_fp32<kColumns><<<blocks, kFp32Threads, shared_bytes(p.head_dim), stream>>>(params);
   MODELOPT_CUDA_CHECK(cudaGetLastError(), "launching forward_fp32 with ", blocks, " blocks, head_dim ", p.head_dim);
 }
 

@@ -17,8 +17,9 @@ namespace {
 
 constexpr std::uint32_t kWarp = 0xFFFFFFFFu;
 
-constexpr int shared_floats(int head_dim) {
-  return kFp32QueryRows * row_floats(head_dim) + kFp32TileKeys * key_row_floats(head_dim);
+constexpr int shared_bytes(int head_dim) {
+  return (kFp32QueryRows * row_floats(head_dim) + kFp32TileKeys * key_row_floats(head_dim)) *
+         static_cast<int>(sizeof(float));
 }
 
 /// The maxima of a warp's rows and their votes.
@@ -137,12 +138,12 @@ __global__ void __launch_bounds__(kFp32Threads) vote_fp32(const __grid_constant_
 
 void launch_votes_fp32(const ForwardParams& params, cudaStream_t stream) {
   const AttentionParams& p = params.attention;
-  const int bytes = shared_floats(p.head_dim) * static_cast<int>(sizeof(float));
-  MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(vote_fp32, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-                      "asking for ", bytes, " bytes of shared memory a block");
+  constexpr int kMostBytes = shared_bytes(256);  // the same for all calls: other threads may launch too
+  MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(vote_fp32, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes),
+                      "asking for ", kMostBytes, " bytes of shared memory a block");
   const auto blocks = static_cast<unsigned>(params.query_tiles) * static_cast<unsigned>(p.heads) *
                       static_cast<unsigned>(p.batch);  // fits: run_sm80 checked it
-  vote_fp32<<<blocks, kFp32Threads, bytes, stream>>>(params);
+  vote_fp32<<<blocks, kFp32Threads, shared_bytes(p.head_dim), stream>>>(params);
   MODELOPT_CUDA_CHECK(cudaGetLastError(), "launching vote_fp32 with ", blocks, " blocks, head_dim ", p.head_dim);
 }
 
