@@ -55,6 +55,12 @@ std::string percent(double share) {
   return text.str();
 }
 
+std::string three_digits(double value) {
+  std::ostringstream text;
+  text << std::setprecision(3) << value;
+  return text.str();
+}
+
 void remark_on_reach(const config::ThresholdTable& table, double target, std::vector<std::string>& remarks) {
   for (std::size_t i = 0; i < table.lengths.size(); ++i) {
     const double largest = table.shares[i].back();
@@ -73,7 +79,7 @@ void remark_on_exponential(const config::ExponentialThreshold& exponential, cons
   const config::ExponentialFit& fit = *exponential.fit;
   if (fit.r_squared < kGoodFit)
     remarks.push_back(str("the exponential a exp(b target) describes the measurements badly: R² is ",
-                          std::round(1000.0 * fit.r_squared) / 1000.0, ", expected at least ", kGoodFit));
+                          three_digits(fit.r_squared), ", expected at least ", kGoodFit));
   if (target < fit.min_sparsity || target > fit.max_sparsity)
     remarks.push_back(str("the target of ", percent(target), " is outside of what the exponential was fitted to, ",
                           percent(fit.min_sparsity), " to ", percent(fit.max_sparsity)));
@@ -81,8 +87,8 @@ void remark_on_exponential(const config::ExponentialThreshold& exponential, cons
   for (const std::int64_t length : table->lengths) {
     const double threshold = exponential.threshold(target, length);
     if (threshold >= 1.0)
-      remarks.push_back(
-          str("at ", length, " tokens the exponential needs a threshold of ", threshold, ", expected less than 1"));
+      remarks.push_back(str("at ", length, " tokens the exponential needs a threshold of ", three_digits(threshold),
+                            ", expected less than 1"));
     const double reachable = std::min(target, table->shares_at(length).back());
     const double skipped = table->share(threshold, length);
     if (std::abs(skipped - reachable) > kNotableMiss)
