@@ -253,6 +253,11 @@ class Sm90Backend final : public CudaBackend {
     if (!kSm90Built) return "not in this build: it was compiled without architecture 90a (MODELOPT_CUDA_ARCHS)";
     return CudaBackend::unavailable();
   }
+  /// 2:4 and 1:4 are selected again in the backward, which costs it less than recording costs the forward; other
+  /// patterns are recorded by a second forward, in the backward.
+  [[nodiscard]] bool backward_reads_mask(const AttentionTraits& traits) const override {
+    return CudaBackend::backward_reads_mask(traits) && (traits.skip_softmax || traits.head_dim > 128);
+  }
 
  protected:
   /// Larger head dims take the portable kernels: dK and dV of 64 keys do not fit the registers of a warpgroup.
