@@ -6,7 +6,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/SymInt.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <utility>
@@ -18,9 +17,6 @@
 
 namespace modelopt::kernels {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 /// (output, counts)
 using CalibrateResult = std::tuple<at::Tensor, at::Tensor>;
@@ -78,8 +74,7 @@ CalibrateResult run(const CalibrateCall& call) {
   AttentionProblem problem = make_problem(args);
   const at::TensorOptions options = args.q.options();
   problem.output = at::empty(args.q.sizes(), options);
-  problem.logsumexp =
-      at::empty({args.q.size(0), args.q.size(1)}, options.dtype(logsumexp_dtype(args.q.scalar_type())));
+  problem.logsumexp = at::empty({args.q.size(0), args.q.size(1)}, options.dtype(logsumexp_dtype(args.q.scalar_type())));
   const at::Tensor counts =
       at::empty({args.b_seq_len.size(0), args.q.size(1), static_cast<std::int64_t>(call.trials.size()), 2},
                 options.dtype(at::kLong));
@@ -93,37 +88,25 @@ CalibrateResult meta(const CalibrateCall& call) {
   validate_trials(call.trials);
   const at::TensorOptions options = args.q.options();
   return {at::empty_symint(args.q.sym_sizes(), options),
-          at::empty_symint({args.b_seq_len.sym_size(0), args.q.sym_size(1),
-                            static_cast<std::int64_t>(call.trials.size()), 2},
-                           options.dtype(at::kLong))};
+          at::empty_symint(
+              {args.b_seq_len.sym_size(0), args.q.sym_size(1), static_cast<std::int64_t>(call.trials.size()), 2},
+              options.dtype(at::kLong))};
 }
 
-/// Lets the output be part of a graph, and says so when a gradient is really asked for.
-struct NoGradient : torch::autograd::Function<NoGradient> {
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& /*q*/, const at::Tensor& /*k*/,
-                               const at::Tensor& /*v*/, const CalibrateCall& call) {
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    auto [output, counts] = call_operator(call);
-    ctx->mark_non_differentiable({counts});
-    return {output, counts};
-  }
-
-  static variable_list backward(AutogradContext*, const variable_list&) {
-    throw Unsupported("modelopt::attention_calibrate has no gradient: call modelopt::attention where one is needed");
-  }
-};
-
+/// Where a gradient is wanted the output is taken from attention(), which has one: the bits are the same.
 CalibrateResult autograd(const CalibrateCall& call) {
   const AttentionArgs& args = call.dense.args;
   const auto needs_autograd = [](const at::Tensor& t) {
     return t.defined() && ((at::GradMode::is_enabled() && t.requires_grad()) || t._fw_grad(/*level=*/0).defined());
   };
-  if (!needs_autograd(args.q) && !needs_autograd(args.k) && !needs_autograd(args.v)) {
+  const auto below = [&] {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     return call_operator(call);
-  }
-  const variable_list results = NoGradient::apply(args.q, args.k, args.v, call);
-  return {results[0], results[1]};
+  };
+  auto [output, counts] = below();
+  if (needs_autograd(args.q) || needs_autograd(args.k) || needs_autograd(args.v))
+    output = std::get<0>(kernels::call_operator<OperatorResult>("modelopt::attention", call.dense));
+  return {output, counts};
 }
 
 TORCH_LIBRARY_FRAGMENT(modelopt, m) {

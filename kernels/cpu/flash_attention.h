@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/cpu/attention_call.h"
 #include "kernels/cpu/element.h"
@@ -215,7 +216,7 @@ class FlashAttention {
   void attend_tiles(std::int64_t begin, std::int64_t end) {
     while (begin < end) {
       const std::int64_t tile_end = std::min(end, begin / kKeyTile * kKeyTile + kKeyTile);
-      load_tile(call_.k, begin, tile_end, s_.k_tile);
+      if (begin != voted_tile_) load_tile(call_.k, begin, tile_end, s_.k_tile);
       load_tile(call_.v, begin, tile_end, s_.v_tile);
       const bool finite = is_finite(s_.v_tile, tile_end - begin);
       for (std::int64_t block = 0; block < lanes_; block += kBlockLanes) {
@@ -231,7 +232,7 @@ class FlashAttention {
   void attend_tile(std::int64_t block, std::int64_t begin, std::int64_t end, bool finite) {
     const Span span = score_visible<NV>(block, begin, end);
     if (span.empty()) return;
-    if (stats_ != nullptr) count_visible<NV>(block, span);
+    if (stats_ != nullptr) count_visible<NV>(block, span, s_.scores);
     if (trials_ != nullptr) note_tile_blocks<NV>(block, begin, span);
     Mask poisoned[NV];
     decide<NV>(block, begin, span, poisoned);
@@ -259,26 +260,42 @@ class FlashAttention {
     if (task_.sparse_nm) select<NV>(block, begin, span, poisoned);
   }
 
-  /// Scores of a block against the tile in k_tile, -inf where a lane does not see the key.
-  template <int NV>
-  Span score_visible(std::int64_t block, std::int64_t begin, std::int64_t end) {
+  /// Keys of the tile [begin, end) that some lane of a block may see, and whether every lane may see all of them.
+  [[nodiscard]] std::pair<Span, bool> visible_span(std::int64_t block, std::int64_t begin, std::int64_t end) const {
     const std::int64_t low = s_.position[block];
     const std::int64_t high = s_.position[last_lane(block)];
     const std::int64_t first = std::max(begin, first_visible(low) / kSubtile * kSubtile);
     const std::int64_t last = std::min(end - 1, last_visible(high));
+    if (last < first) return {{0, 0}, true};
     const Span span{static_cast<int>(first - begin), static_cast<int>(round_up(last + 1 - begin, kSubtile))};
-    if (last < first) return {0, 0};
-    score_tile<V, NV>(s_.k_tile, padded_dim_, s_.q + block * head_dim_, head_dim_, span.begin, span.end, s_.scores);
-    const bool all_visible = first_visible(high) <= first && last_visible(low) >= begin + span.end - 1;
-    if (!all_visible) {
-      for (int i = 0; i < NV * V::kLanes; ++i) {
-        const std::int64_t p = s_.position[block + i];
-        s_.visible->first[i] = relative(first_visible(p), begin);
-        s_.visible->last[i] = relative(last_visible(p), begin);
-      }
-      hide_invisible<V, NV>(s_.scores, span.begin, span.end, *s_.visible);
+    return {span, first_visible(high) <= first && last_visible(low) >= begin + span.end - 1};
+  }
+
+  /// Scores of a block against the tile in k_tile into s_.scores, -inf where a lane does not see the key.
+  template <int NV>
+  Span score_visible(std::int64_t block, std::int64_t begin, std::int64_t end) {
+    const auto [span, all_visible] = visible_span(block, begin, end);
+    if (begin == voted_tile_) {
+      constexpr int kLanes = NV * V::kLanes;
+      std::copy(voted_scores(block) + span.begin * kLanes, voted_scores(block) + span.end * kLanes,
+                s_.scores + span.begin * kLanes);
+    } else {
+      score_span<NV>(block, begin, span, all_visible, s_.scores);
     }
     return span;
+  }
+
+  template <int NV>
+  void score_span(std::int64_t block, std::int64_t begin, Span span, bool all_visible, T* scores) {
+    if (span.empty()) return;
+    score_tile<V, NV>(s_.k_tile, padded_dim_, s_.q + block * head_dim_, head_dim_, span.begin, span.end, scores);
+    if (all_visible) return;
+    for (int i = 0; i < NV * V::kLanes; ++i) {
+      const std::int64_t p = s_.position[block + i];
+      s_.visible->first[i] = relative(first_visible(p), begin);
+      s_.visible->last[i] = relative(last_visible(p), begin);
+    }
+    hide_invisible<V, NV>(scores, span.begin, span.end, *s_.visible);
   }
 
   template <int NV>
@@ -385,6 +402,7 @@ class FlashAttention {
     while (begin < end) {
       const std::int64_t tile_end = std::min(end, begin / kKeyTile * kKeyTile + kKeyTile);
       load_tile(call_.k, begin, tile_end, s_.k_tile);
+      voted_tile_ = begin;
       for (std::int64_t block = 0; block < lanes_; block += kBlockLanes) {
         with_vectors(block, [&](auto nv) { note_key_block<nv.value>(block, begin, tile_end); });
       }
@@ -398,32 +416,65 @@ class FlashAttention {
     return std::any_of(s_.sees, s_.sees + lanes_, [](T sees) { return sees != 0; }) ? Verdict::kSkip : Verdict::kUnseen;
   }
 
+  /// Scores of the tile that was voted on last: it is scored once, for the vote and for what follows.
+  [[nodiscard]] T* voted_scores(std::int64_t block) const { return s_.tile_scores + block * kKeyTile; }
+
   /// Scores a tile of a key block for its vote; a NaN or +inf makes the row NaN even if it will be skipped.
   template <int NV>
   void note_key_block(std::int64_t block, std::int64_t begin, std::int64_t end) {
-    const Span span = score_visible<NV>(block, begin, end);
-    if (stats_ != nullptr) count_visible<NV>(block, span);
-    note_block_max<NV>(block, span, s_.block_max, s_.sees);
+    const auto [span, all_visible] = visible_span(block, begin, end);
+    T* const scores = voted_scores(block);
+    score_span<NV>(block, begin, span, all_visible, scores);
+    if (stats_ != nullptr) count_visible<NV>(block, span, scores);
+    if (all_visible && !span.empty() && note_finite_block<NV>(block, span, scores)) return;
+    note_block_max<NV>(block, span, scores, s_.block_max, s_.sees);
     for (int v = 0; v < NV; ++v) {
       T* const p = s_.sum + block + v * V::kLanes;
       Reg sum = V::load(p);
       for (int key = span.begin; key < span.end; ++key) {
-        const Reg score = V::load(s_.scores + (key * NV + v) * V::kLanes);
+        const Reg score = V::load(scores + (key * NV + v) * V::kLanes);
         sum = V::blend(V::not_less(score, V::set1(kInfinity)), V::set1(kNaN), sum);
       }
       V::store(p, sum);
     }
   }
 
+  /// The short way where every lane sees all keys and every score is finite; false, and nothing has changed, otherwise.
+  template <int NV>
+  bool note_finite_block(std::int64_t block, Span span, const T* scores) {
+    Reg largest[NV];
+    Reg zero[NV];  // NaN once a score is infinite or NaN
+    for (int v = 0; v < NV; ++v) {
+      largest[v] = V::set1(-kInfinity);
+      zero[v] = V::set1(0);
+    }
+    for (int key = span.begin; key < span.end; ++key) {
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) {
+        const Reg score = V::load(scores + (key * NV + v) * V::kLanes);
+        largest[v] = V::max(score, largest[v]);
+        zero[v] = V::fma(score, V::set1(0), zero[v]);
+      }
+    }
+    for (int v = 0; v < NV; ++v) {
+      if (V::bits(V::unequal(zero[v], V::set1(0))) != 0) return false;
+    }
+    for (int v = 0; v < NV; ++v) {
+      raise(s_.block_max + block + v * V::kLanes, largest[v]);
+      V::store(s_.sees + block + v * V::kLanes, V::set1(1));
+    }
+    return true;
+  }
+
   /// Takes the scores of some keys of a tile into block_max and sees, [lanes] each.
   template <int NV>
-  void note_block_max(std::int64_t block, Span span, T* block_max, T* sees) {
+  void note_block_max(std::int64_t block, Span span, const T* scores, T* block_max, T* sees) {
     for (int v = 0; v < NV; ++v) {
       const std::int64_t lane = block + v * V::kLanes;
       Reg largest = V::set1(-kInfinity);
       Reg seen = V::load(sees + lane);
       for (int key = span.begin; key < span.end; ++key) {
-        const Reg score = V::load(s_.scores + (key * NV + v) * V::kLanes);
+        const Reg score = V::load(scores + (key * NV + v) * V::kLanes);
         largest = V::max(score, largest);
         seen = V::blend(V::unequal(score, V::set1(-kInfinity)), V::set1(1), seen);
       }
@@ -450,7 +501,7 @@ class FlashAttention {
     for (std::int64_t key = begin + span.begin; key < key_end;) {
       const std::int64_t index = key / call_.skip_bc, next = std::min((index + 1) * call_.skip_bc, key_end);
       const Span part{static_cast<int>(key - begin), static_cast<int>(next - begin)};
-      note_block_max<NV>(block, part, s_.block_max + (index - first) * padded_lanes(),
+      note_block_max<NV>(block, part, s_.scores, s_.block_max + (index - first) * padded_lanes(),
                          s_.sees + (index - first) * padded_lanes());
       key = next;
     }
@@ -478,9 +529,8 @@ class FlashAttention {
     if (std::none_of(sees, sees + lanes_, [](T seen) { return seen != 0; })) return;
     ++*trials_->blocks_visible;
     for (std::int64_t t = 0; t < trials_->count; ++t) {
-      trials_->blocks_skipped[t] +=
-          every_row_votes_skip(block_max, s_.running_max, sees, lanes_, static_cast<T>(call_.softmax_scale),
-                               trials_->log_lambda[t]);
+      trials_->blocks_skipped[t] += every_row_votes_skip(block_max, s_.running_max, sees, lanes_,
+                                                         static_cast<T>(call_.softmax_scale), trials_->log_lambda[t]);
     }
     for (std::int64_t lane = 0; lane < lanes_; ++lane) {
       s_.running_max[lane] = std::max(s_.running_max[lane], block_max[lane]);
@@ -496,8 +546,8 @@ class FlashAttention {
   }
 
   template <int NV>
-  void count_visible(std::int64_t block, Span span) {
-    for_each_present<V, NV>(s_.scores, span.begin, span.end, [&](int key, int v, std::uint32_t lanes) {
+  void count_visible(std::int64_t block, Span span, const T* scores) {
+    for_each_present<V, NV>(scores, span.begin, span.end, [&](int key, int v, std::uint32_t lanes) {
       const int count = __builtin_popcount(lanes & row_bits(block, v));
       stats_->pairs_visible += count;
       if (count > 0) seen_subtiles_ |= 1u << (key / kSubtile);
@@ -532,13 +582,14 @@ class FlashAttention {
 
   const AttentionCall& call_;
   const AttentionTask& task_;
-  AttentionStats* const stats_;      ///< null: not counted
+  AttentionStats* const stats_;     ///< null: not counted
   const SkipTrials* const trials_;  ///< null: no attention_calibrate
   FlashScratch<V> s_;
   const std::int64_t lanes_;
   const int head_dim_;
   const int padded_dim_;
-  const T exponent_scale_;  ///< scale * log2(e)
+  const T exponent_scale_;        ///< scale * log2(e)
+  std::int64_t voted_tile_ = -1;  ///< first key of the tile in tile_scores
   std::uint32_t seen_subtiles_ = 0;
   std::int64_t last_counted_block_ = -1;
 };

@@ -33,6 +33,7 @@ class FlashScratch {
     k_tile = take<T>(kKeyTile * padded_dim);
     v_tile = take<T>(kKeyTile * padded_dim);
     scores = take<T>(kKeyTile * kBlockLanes);
+    tile_scores = take<T>(kKeyTile * padded_lanes);
     row = take<T>(padded_dim);
     visible = take<Range>(1);
     dense = take<DenseKeys<Range>>(1);
@@ -52,6 +53,7 @@ class FlashScratch {
   T* k_tile;                 ///< [kKeyTile, padded_dim]
   T* v_tile;                 ///< [kKeyTile, padded_dim]
   T* scores;                 ///< [kKeyTile, lanes of a block]
+  T* tile_scores;            ///< blocks of [kKeyTile, lanes]: the tile that skip-softmax voted on last
   T* row;                    ///< [padded_dim]
   Range* visible;            ///< keys of the tile that each lane of a block may see
   DenseKeys<Range>* dense;   ///< keys of the tile that each lane attends without being selected

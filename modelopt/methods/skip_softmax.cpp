@@ -151,7 +151,8 @@ bool may_skip(const SkipSoftmaxConfig& parameters) {
   if (const auto* given = std::get_if<config::PhaseThresholds>(&parameters.threshold))
     return (!given->prefill.empty() && given->prefill.front() > 0.0) ||
            (!given->decode.empty() && given->decode.front() > 0.0);
-  return parameters.target_sparsity.prefill.value_or(0.0) > 0.0 || parameters.target_sparsity.decode.value_or(0.0) > 0.0;
+  return parameters.target_sparsity.prefill.value_or(0.0) > 0.0 ||
+         parameters.target_sparsity.decode.value_or(0.0) > 0.0;
 }
 
 void check(const config::MethodConfig& config, const SkipSoftmaxConfig& parameters,

@@ -138,8 +138,8 @@ TEST_CASE("calibrate: counts do not depend on threads, order of trials, or chunk
 TEST_CASE("calibrate: rows that see NaN or +inf are NaN and count like attention", "[calibrate]") {
   for (const std::string& backend : cpu_backends()) {
     INFO(backend);
-    AttentionArgs args =
-        on_backend(with_setting(make_args({.lengths = {{64, 64}}, .fill = Fill::kIntegers}), {.br = 8, .bc = 8}), backend);
+    AttentionArgs args = on_backend(
+        with_setting(make_args({.lengths = {{64, 64}}, .fill = Fill::kIntegers}), {.br = 8, .bc = 8}), backend);
     args.k[10][0].fill_(std::numeric_limits<float>::quiet_NaN());
     args.k[40][0].fill_(std::numeric_limits<float>::infinity());
     const AttentionCalibrateResult result = attention_calibrate(calibrate_args(args, kTrials));
@@ -151,8 +151,7 @@ TEST_CASE("calibrate: rows that see NaN or +inf are NaN and count like attention
 TEST_CASE("calibrate: what it refuses", "[calibrate]") {
   const AttentionArgs args = make_args({.lengths = {{5, 5}}});
   CHECK(message_of(calibrate_args(args, {})) == "threshold_trials is empty, expected at least one threshold");
-  CHECK(message_of(calibrate_args(args, {0.5, 1.0})) ==
-        "threshold_trials[1] is 1, expected 0 <= lambda < 1 (in fp32)");
+  CHECK(message_of(calibrate_args(args, {0.5, 1.0})) == "threshold_trials[1] is 1, expected 0 <= lambda < 1 (in fp32)");
   CHECK(message_of(calibrate_args(args, {-0.1})) == "threshold_trials[0] is -0.1, expected 0 <= lambda < 1 (in fp32)");
   AttentionCalibrateArgs wrong = calibrate_args(args, kTrials);
   wrong.skip_softmax_bc = 12;
@@ -172,12 +171,18 @@ TEST_CASE("calibrate: what it refuses", "[calibrate]") {
   }
 }
 
-TEST_CASE("calibrate: a gradient through the output is refused when it is asked for", "[calibrate]") {
-  AttentionArgs args = make_args({.lengths = {{5, 5}}});
+TEST_CASE("calibrate: the gradient is that of dense attention", "[calibrate]") {
+  AttentionArgs args = make_args({.lengths = {{20, 20}}});
   args.q.requires_grad_(true);
   const at::Tensor output = attention_calibrate(calibrate_args(args, kTrials)).output;
-  CHECK(output.requires_grad());
-  CHECK_THROWS_AS(output.sum().backward(), Unsupported);
+  REQUIRE(output.requires_grad());
+  output.square().sum().backward();
+  const at::Tensor gradient = args.q.grad().clone();
+  args.q.mutable_grad().reset();
+  attention(args).output.square().sum().backward();
+  CHECK(bitwise_difference(gradient, args.q.grad()) == "");
+  CHECK(gradient.abs().sum().item<float>() > 0);
+
   const at::NoGradGuard no_grad;
   CHECK_FALSE(attention_calibrate(calibrate_args(args, kTrials)).output.requires_grad());
 }

@@ -169,6 +169,30 @@ class RegistrationTest(unittest.TestCase):
                     torch.library.opcheck(torch.ops.modelopt.attention_backward.default,
                                           (*gradients, output, logsumexp, stored, wanted, *args), {"sparsity_n": 2})
 
+    def test_opcheck_of_calibrate(self):
+        for requires_grad in (False, True):
+            for dtype in (torch.float32, torch.bfloat16):
+                with self.subTest(requires_grad=requires_grad, dtype=dtype):
+                    args = problem([(7, 7), (5, 12)], dtype=dtype, requires_grad=requires_grad)
+                    torch.library.opcheck(torch.ops.modelopt.attention_calibrate.default, args,
+                                          {"threshold_trials": [0.0, 0.3, 0.9], "skip_softmax_br": 4, "skip_softmax_bc": 8})
+
+    def test_calibrate(self):
+        args = problem([(40, 40), (3, 33)])
+        blocks = {"skip_softmax_br": 4, "skip_softmax_bc": 8}
+        trials = [0.0, 0.3, 0.9]
+        output, counts = torch.ops.modelopt.attention_calibrate(*args, threshold_trials=trials, **blocks)
+        self.assertTrue(torch.equal(output, attention(*args)[0]))
+        for trial, threshold in enumerate(trials):
+            stats = attention(*args, skip_softmax_threshold=threshold, collect_stats=True, **blocks)[2]
+            self.assertTrue(torch.equal(counts[:, :, trial], stats[..., :2]))
+        self.assertTrue(0 < counts[..., 2, 1].sum() < counts[..., 2, 0].sum())
+        meta = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in args]
+        shapes = [t.shape for t in torch.ops.modelopt.attention_calibrate(*meta, threshold_trials=trials)]
+        self.assertEqual(shapes, [args[0].shape, torch.Size([2, args[0].shape[1], 3, 2])])
+        with self.assertRaisesRegex(RuntimeError, r"threshold_trials\[1\] is 1, expected 0 <= lambda < 1"):
+            torch.ops.modelopt.attention_calibrate(*args, threshold_trials=[0.5, 1.0])
+
     def test_meta_tensors(self):
         args = problem([(7, 7), (5, 12)], dtype=torch.float16)
         args = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in args]

@@ -30,8 +30,9 @@ using modelopt::kernels::AttentionArgs;
 
 constexpr const char* kUsage =
     "bench_attention_cpu [--length N] [--heads Hq/Hkv] [--head-dim D] [--dtype fp32|bf16|fp16|fp64] [--rounds N]\n"
-    "                    [--threads N] [--backend NAME] [--json FILE]\n"
-    "Causal attention over one sequence. Without --heads and --head-dim: 9/3 heads of 64 and 16/4 heads of 128.\n";
+    "                    [--threads N] [--backend NAME] [--skip 1] [--json FILE]\n"
+    "Causal attention over one sequence. Without --heads and --head-dim: 9/3 heads of 64 and 16/4 heads of 128.\n"
+    "--skip 1: skip-softmax instead of N:M, on keys of which 0, 50 and 70 % of the blocks can be skipped.\n";
 
 struct Shape {
   int heads, kv_heads, head_dim;
@@ -44,6 +45,7 @@ struct Options {
   int rounds = 7;
   int threads = 2;
   std::string backend = "cpu";
+  bool skip = false;
   std::string json;
 };
 
@@ -83,6 +85,8 @@ Options parse(int argc, char** argv) {
       options.threads = std::stoi(value);
     } else if (name == "--backend") {
       options.backend = value;
+    } else if (name == "--skip") {
+      options.skip = value != "0";
     } else if (name == "--json") {
       options.json = value;
     } else {
@@ -123,7 +127,7 @@ void time_rounds(std::vector<Variant>& variants, int rounds) {
   for (Variant& variant : variants) std::sort(variant.seconds.begin(), variant.seconds.end());
 }
 
-std::vector<Variant> make_variants(const Options& options, const Shape& shape) {
+AttentionArgs make_args(const Options& options, const Shape& shape) {
   AttentionArgs args;
   const at::TensorOptions float_options(at::kFloat);
   const at::ScalarType dtype = scalar_type(options.dtype);
@@ -134,6 +138,44 @@ std::vector<Variant> make_variants(const Options& options, const Shape& shape) {
   args.b_seq_len = at::tensor({static_cast<int>(options.length)}, at::kInt);
   args.max_input_len = options.length;
   args.backend = options.backend;
+  return args;
+}
+
+/// Makes all but `kept` of 10 consecutive blocks of 128 keys score so low that a threshold of 0.001 skips them.
+void make_skippable(AttentionArgs& args, int kept) {
+  args.q.select(2, 0).fill_(8);
+  at::Tensor bias = args.k.select(2, 0);
+  for (std::int64_t key = 0; key < bias.size(0); key += 128) {
+    const bool low = key / 128 % 10 >= kept;
+    bias.narrow(0, key, std::min<std::int64_t>(128, bias.size(0) - key)).fill_(low ? -32 : 0);
+  }
+}
+
+double skipped_share(AttentionArgs args) {
+  args.collect_stats = true;
+  const at::Tensor stats = modelopt::kernels::attention(args).stats.sum(at::IntArrayRef({0, 1}));
+  return static_cast<double>(stats[1].item<std::int64_t>()) / static_cast<double>(stats[0].item<std::int64_t>());
+}
+
+std::vector<Variant> make_skip_variants(const Options& options, const Shape& shape) {
+  std::vector<Variant> variants;
+  const auto add = [&](const std::string& name, const AttentionArgs& args) {
+    variants.push_back({name, [args] { static_cast<void>(modelopt::kernels::attention(args)); }, {}});
+  };
+  for (const int kept : {10, 5, 3}) {
+    AttentionArgs args = make_args(options, shape);
+    make_skippable(args, kept);
+    if (variants.empty()) add("dense", args);
+    args.skip_softmax_threshold = 0.001;
+    char name[16];
+    std::snprintf(name, sizeof(name), "%.1f %%", 100.0 * skipped_share(args));
+    add(name, args);
+  }
+  return variants;
+}
+
+std::vector<Variant> make_variants(const Options& options, const Shape& shape) {
+  const AttentionArgs args = make_args(options, shape);
   const auto sparse = [&](int n, int m) {
     AttentionArgs call = args;
     call.sparsity_n = n;
@@ -153,16 +195,22 @@ std::vector<Variant> make_variants(const Options& options, const Shape& shape) {
 }
 
 nlohmann::ordered_json run_shape(const Options& options, const Shape& shape) {
-  std::vector<Variant> variants = make_variants(options, shape);
+  std::vector<Variant> variants = options.skip ? make_skip_variants(options, shape) : make_variants(options, shape);
   time_rounds(variants, options.rounds);
   std::printf("\n%lld tokens causal, %d/%d heads, D %d, %s\n", static_cast<long long>(options.length), shape.heads,
               shape.kv_heads, shape.head_dim, options.dtype.c_str());
-  std::printf("  %-6s %9s  %21s  %7s  %8s\n", "", "median s", "fastest .. slowest", "/ sdpa", "/ dense");
+  std::vector<const Variant*> references = {&variants[0]};
+  if (!options.skip) references.push_back(&variants[1]);
+  std::printf("  %-6s %9s  %21s", options.skip ? "skips" : "", "median s", "fastest .. slowest");
+  for (const Variant* reference : references) std::printf("  %8s", ("/ " + reference->name).c_str());
+  std::printf("\n");
   nlohmann::ordered_json results;
   for (const Variant& variant : variants) {
     const double seconds = variant.median();
-    std::printf("  %-6s %9.4f  %9.4f .. %8.4f  %7.3f  %8.3f\n", variant.name.c_str(), seconds, variant.seconds.front(),
-                variant.seconds.back(), seconds / variants[0].median(), seconds / variants[1].median());
+    std::printf("  %-6s %9.4f  %9.4f .. %8.4f", variant.name.c_str(), seconds, variant.seconds.front(),
+                variant.seconds.back());
+    for (const Variant* reference : references) std::printf("  %8.3f", seconds / reference->median());
+    std::printf("\n");
     results[variant.name] = {
         {"median_s", seconds}, {"min_s", variant.seconds.front()}, {"max_s", variant.seconds.back()}};
   }

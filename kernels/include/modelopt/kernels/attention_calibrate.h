@@ -46,7 +46,7 @@ struct AttentionCalibrateResult {
 /// threshold skips it: blocks do not influence one another, so that all trials are decided in one pass.
 ///
 /// A query block is the rows of this call with the same position / br: chunks of a prefill count like the whole if
-/// their lengths are multiples of br. There is no gradient: a backward through `output` throws Unsupported.
+/// their lengths are multiples of br. `output` has the gradient of attention().
 /// Throws InvalidArgument for an argument out of its domain, Unsupported where no backend (or not the one named) can
 /// run it.
 [[nodiscard]] AttentionCalibrateResult attention_calibrate(const AttentionCalibrateArgs& args);
