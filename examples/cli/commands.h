@@ -32,6 +32,7 @@ Command add_inspect(CLI::App& program);
 Command add_sparsify(CLI::App& program);
 Command add_generate(CLI::App& program);
 Command add_eval(CLI::App& program);
+Command add_calibrate(CLI::App& program);
 Command add_bench(CLI::App& program);
 Command add_tokenize(CLI::App& program);
 Command add_logits(CLI::App& program);

@@ -46,9 +46,9 @@ void run(int argc, char** argv) {
   CLI::App program("Sparse attention for language models", "modelopt");
   program.set_version_flag("--version", std::string(version()));
   program.require_subcommand(1);
-  const std::vector<Command> commands = {add_presets(program),  add_validate(program), add_inspect(program),
-                                         add_sparsify(program), add_generate(program), add_eval(program),
-                                         add_bench(program),    add_tokenize(program), add_logits(program)};
+  const std::vector<Command> commands = {
+      add_presets(program), add_validate(program),  add_inspect(program), add_sparsify(program), add_generate(program),
+      add_eval(program),    add_calibrate(program), add_bench(program),   add_tokenize(program), add_logits(program)};
   check_command_name(commands, argc, argv);
   try {
     parse(program, argc, argv);

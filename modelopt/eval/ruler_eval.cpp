@@ -30,15 +30,31 @@ std::int64_t answer_tokens(const checkpoint::Tokenizer& tokenizer, const std::ve
   return std::ssize(tokenizer.encode(text, false)) * 3 / 2 + kExtra;
 }
 
-void add(AttendedCounts& counts, const std::vector<models::ModuleStats>& modules) {
+void add(AttentionCounts& counts, const std::vector<models::ModuleStats>& modules) {
   for (const models::ModuleStats& module : modules) {
     const at::Tensor sums = module.stats.flatten(0, 1).sum(0).to(at::kCPU);
     const auto* values = sums.const_data_ptr<std::int64_t>();
-    counts.blocks_visible += values[0];
-    counts.blocks_skipped += values[1];
-    counts.pairs_visible += values[2];
-    counts.pairs_attended += values[3];
+    counts += {.blocks_visible = values[0],
+               .blocks_skipped = values[1],
+               .pairs_visible = values[2],
+               .pairs_attended = values[3]};
   }
+}
+
+void summarise(RulerResult& result, std::uint64_t seed) {
+  result.seed = seed;
+  result.score = result.score_part = 0.0;
+  result.complete = 0;
+  std::vector<double> shares;
+  const auto count = static_cast<double>(result.prompts.size());
+  for (const RulerAnswer& prompt : result.prompts) {
+    const auto expected = static_cast<double>(prompt.answers.size());
+    shares.push_back((expected - static_cast<double>(prompt.missing.size())) / expected);
+    result.score += shares.back() / count;
+    result.score_part += shares.back() > 0.0 ? 1.0 / count : 0.0;
+    result.complete += prompt.missing.empty() ? 1 : 0;
+  }
+  result.score_range = bootstrap_interval(shares, seed);
 }
 
 class RulerRun {
@@ -57,7 +73,7 @@ class RulerRun {
     for (const RulerSample& sample : samples) result.prompts.push_back(answer(sample, result));
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     result.seconds = elapsed.count();
-    summarise(result);
+    summarise(result, options_.seed);
     return result;
   }
 
@@ -80,22 +96,6 @@ class RulerRun {
                        .missing = {}};
     answer.missing = missing_answers(answer.prediction, answer.answers);
     return answer;
-  }
-
-  void summarise(RulerResult& result) const {
-    std::vector<double> shares;
-    double any = 0.0;
-    for (const RulerAnswer& prompt : result.prompts) {
-      const auto expected = static_cast<double>(prompt.answers.size());
-      shares.push_back((expected - static_cast<double>(prompt.missing.size())) / expected);
-      any += shares.back() > 0.0 ? 1.0 : 0.0;
-      result.complete += prompt.missing.empty() ? 1 : 0;
-      result.score += shares.back();
-    }
-    const auto count = static_cast<double>(shares.size());
-    result.score /= count;
-    result.score_part = any / count;
-    result.score_range = bootstrap_interval(shares, options_.seed);
   }
 
   models::CausalLM& model_;
@@ -130,17 +130,11 @@ nlohmann::ordered_json nullable(const std::optional<double>& value) {
 
 }  // namespace
 
-std::optional<double> AttendedCounts::skipped_fraction() const {
-  if (blocks_visible == 0) return std::nullopt;
-  return static_cast<double>(blocks_skipped) / static_cast<double>(blocks_visible);
-}
-
-std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const checkpoint::Tokenizer& tokenizer,
-                                        const RulerGenerator& generator, const std::vector<NamedConfig>& configs,
-                                        const RulerOptions& options) {
+std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const RulerGenerator& generator,
+                                        const std::vector<NamedConfig>& configs, const RulerOptions& options) {
   check(options);
   const Desparsify dense_again(model);
-  RulerRun run(model, tokenizer, options);
+  RulerRun run(model, generator.tokenizer(), options);
   const auto runs = std::ssize(configs) + 1;
   std::int64_t total = 0, done = 0;
   for (const std::int64_t length : options.lengths) total += length * std::ssize(options.tasks) * runs;
@@ -156,6 +150,14 @@ std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const checkpoin
     }
   }
   return results;
+}
+
+void merge(RulerResult& result, const RulerResult& other) {
+  result.prompts.insert(result.prompts.end(), other.prompts.begin(), other.prompts.end());
+  result.prefill += other.prefill;
+  result.decode += other.decode;
+  result.seconds += other.seconds;
+  summarise(result, other.seed);
 }
 
 nlohmann::ordered_json to_json(const RulerResult& result) {

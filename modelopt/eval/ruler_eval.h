@@ -10,7 +10,7 @@
 #include <vector>
 
 #include <modelopt/calibration/ruler_sample.h>
-#include <modelopt/checkpoint/tokenizer/tokenizer.h>
+#include <modelopt/eval/attention_statistics.h>
 #include <modelopt/eval/evaluate.h>
 #include <modelopt/eval/ruler_score.h>
 
@@ -35,24 +35,18 @@ struct RulerAnswer {
   std::vector<std::string> missing;  ///< those that the prediction lacks
 };
 
-/// Blocks and pairs that the sparse model's attention saw in one phase.
-struct AttendedCounts {
-  std::int64_t blocks_visible = 0, blocks_skipped = 0, pairs_visible = 0, pairs_attended = 0;
-
-  [[nodiscard]] std::optional<double> skipped_fraction() const;
-};
-
 /// One task at one length with one configuration.
 struct RulerResult {
   std::optional<std::string> config;  ///< absent: dense
   calibration::RulerTask task = calibration::RulerTask::kNiahSingle;
   std::int64_t length = 0;
   std::vector<RulerAnswer> prompts;
-  double score = 0.0;         ///< mean share of the answers that were found: RULER's "string match, all"
-  Interval score_range;       ///< 95 %, bootstrap over prompts
-  double score_part = 0.0;    ///< share of prompts with at least one answer found: "string match, part"
-  std::int64_t complete = 0;  ///< prompts with all answers found
-  AttendedCounts prefill, decode;
+  double score = 0.0;               ///< mean share of the answers that were found: RULER's "string match, all"
+  Interval score_range;             ///< 95 %, bootstrap over prompts
+  double score_part = 0.0;          ///< share of prompts with at least one answer found: "string match, part"
+  std::int64_t complete = 0;        ///< prompts with all answers found
+  AttentionCounts prefill, decode;  ///< of the sparse runs; the dense ones are not counted
+  std::uint64_t seed = 0;           ///< of the bootstrap
   double seconds = 0.0;
 };
 
@@ -60,10 +54,13 @@ struct RulerResult {
 /// and 8. Returns results in the order of lengths, tasks, then dense and configurations. The model is left without
 /// sparsity. Throws InvalidArgument for a task without room in a length, a length beyond what the model's context
 /// leaves for the answer, and no task, length or sample; and what sparsify() throws.
-[[nodiscard]] std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const checkpoint::Tokenizer& tokenizer,
+[[nodiscard]] std::vector<RulerResult> evaluate_ruler(models::CausalLM& model,
                                                       const calibration::RulerGenerator& generator,
                                                       const std::vector<NamedConfig>& configs,
                                                       const RulerOptions& options);
+
+/// Adds the prompts of `other`, a result of the same length and configuration: all prompts count alike.
+void merge(RulerResult& result, const RulerResult& other);
 
 /// The fields of docs/cli.md.
 [[nodiscard]] nlohmann::ordered_json to_json(const RulerResult& result);

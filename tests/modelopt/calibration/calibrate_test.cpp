@@ -1,5 +1,11 @@
 #include <modelopt/calibration/calibrate.h>
 
+#include <modelopt/calibration/sample_plan.h>
+#include <modelopt/checkpoint/load_model.h>
+#include <modelopt/models/causal_lm.h>
+#include <modelopt/models/generate.h>
+#include <modelopt/sparsify/sparsify.h>
+
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers_exception.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
@@ -9,13 +15,8 @@
 #include <memory>
 #include <string>
 
-#include <modelopt/calibration/sample_plan.h>
-#include <modelopt/checkpoint/load_model.h>
 #include <modelopt/config/parse.h>
 #include <modelopt/error.h>
-#include <modelopt/models/causal_lm.h>
-#include <modelopt/models/generate.h>
-#include <modelopt/sparsify/sparsify.h>
 
 #include "modelopt/checkpoint/test_files.h"
 
@@ -76,7 +77,7 @@ TEST_CASE("the measured shares are what the method skips with each threshold") {
   const CalibrationResult result = run(config);
   REQUIRE(result.calibration.prefill);
   const config::ThresholdTable& table = *result.calibration.prefill->table;
-  CHECK(table.lengths == std::vector<std::int64_t>{512, 1024});
+  CHECK((table.lengths == std::vector<std::int64_t>{512, 1024}));
   CHECK(table.thresholds.back() == kLargestThreshold);
   CHECK(result.modules == 2);
   CHECK(result.samples.size() == 4);
@@ -118,7 +119,7 @@ TEST_CASE("the rules get the calibration and its targets, and sparsify() takes t
   const config::SkipSoftmaxConfig& rule = rule_of(result.config);
   REQUIRE(std::holds_alternative<config::ThresholdCalibration>(rule.threshold));
   CHECK(std::get<config::ThresholdCalibration>(rule.threshold) == result.calibration);
-  CHECK(rule.target_sparsity == config::PhaseTargets{.prefill = 0.3, .decode = 0.4});
+  CHECK((rule.target_sparsity == config::PhaseTargets{.prefill = 0.3, .decode = 0.4}));
   CHECK(result.calibration.br == 8);
   CHECK(result.calibration.provenance->samples == 4);
   CHECK(result.calibration.provenance->data_hash.size() == 64);

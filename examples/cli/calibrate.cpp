@@ -1,0 +1,298 @@
+// modelopt calibrate --model DIR --config SKIP_SOFTMAX_CALIB --export DIR2
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <modelopt/calibration/calibrate.h>
+#include <modelopt/calibration/model_hash.h>
+#include <modelopt/calibration/sample_plan.h>
+#include <modelopt/checkpoint/export/export_checkpoint.h>
+#include <modelopt/config/parse.h>
+
+#include "commands.h"
+#include "exit_code.h"
+#include "interrupt.h"
+#include "model_session.h"
+#include "output.h"
+#include "progress_bar.h"
+#include "ruler_options.h"
+#include "text_table.h"
+
+namespace modelopt::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using config::CalibrationForm;
+using config::Extrapolation;
+using config::PhaseCalibration;
+
+struct Options {
+  CommonOptions common;
+  ConfigOptions config;
+  std::string model;
+  std::string export_dir;
+  bool overwrite = false;
+  // fields of the calibration block; empty: as the configuration says
+  std::string target_sparse_ratio, samples, max_seqlen, chunk_size, data_dir, cache_dir;
+  std::string form = "table";
+  std::int64_t fit_length = 0;
+  bool extrapolate = false;
+  std::int64_t ruler_samples = 1;
+  std::string json;
+};
+
+// The flags are fields of the configuration and go through the same validation.
+ConfigOptions with_calibration_fields(const Options& options) {
+  ConfigOptions config = options.config;
+  const auto add = [&](const char* field, const std::string& value) {
+    if (!value.empty()) config.assignments.push_back(str("calibration.", field, "=", value));
+  };
+  add("target_sparse_ratio", options.target_sparse_ratio);
+  add("samples", options.samples);
+  add("max_seqlen", options.max_seqlen);
+  add("chunk_size", options.chunk_size);
+  // as JSON strings, so that a path is never taken for a number
+  add("data_dir", options.data_dir.empty() ? "" : Json(options.data_dir).dump());
+  add("cache_dir", options.cache_dir.empty() ? "" : Json(options.cache_dir).dump());
+  return config;
+}
+
+calibration::CalibrationResult calibrate(const ModelSession& session, const calibration::RulerGenerator& generator,
+                                         const config::SparseAttentionConfig& config, const Options& options) {
+  ProgressBar bar("calibrating", progress_mode(options.common));
+  calibration::CalibrateOptions calibrate_options;
+  calibrate_options.seed = options.common.seed;
+  calibrate_options.kernel = options.common.kernel;
+  calibrate_options.form = options.form == "table" ? CalibrationForm::kTable : CalibrationForm::kExponential;
+  calibrate_options.fit_length = options.fit_length;
+  calibrate_options.extrapolate = options.extrapolate;
+  if (config.calibration && !config.calibration->cache_dir.empty())
+    calibrate_options.model_hash = calibration::model_hash(session.directory);
+  calibrate_options.progress = [&](std::int64_t done, std::int64_t total) { bar.update(done, total); };
+  return calibration::calibrate(*session.model, generator, config, calibrate_options);
+}
+
+// What a phase's thresholds come to at one length.
+struct Prediction {
+  std::int64_t length = 0;
+  double threshold = 0.0;  // of the form that is applied
+  double skipped = 0.0;    // what it skips, by the table
+  double largest = 0.0;    // what any threshold can skip
+  std::optional<double> exponential_threshold, exponential_skipped;
+};
+
+std::vector<Prediction> predict(const PhaseCalibration& phase, double target) {
+  std::vector<Prediction> predictions;
+  for (const std::int64_t length : phase.table->lengths) {
+    Prediction prediction{.length = length, .threshold = phase.threshold(target, length, Extrapolation::kAllow)};
+    prediction.skipped = phase.table->share(prediction.threshold, length);
+    prediction.largest = *phase.largest_sparsity(length);
+    if (phase.exponential) {
+      prediction.exponential_threshold = phase.exponential->threshold(target, length);
+      prediction.exponential_skipped = phase.table->share(*prediction.exponential_threshold, length);
+    }
+    predictions.push_back(prediction);
+  }
+  return predictions;
+}
+
+std::string percent(double share) { return fixed(100.0 * share, 1); }
+
+std::string phase_text(const std::string& name, const PhaseCalibration& phase, double target) {
+  TextTable table({{"tokens", Align::kRight},
+                   {str("threshold (", to_string(phase.form), ")"), Align::kRight},
+                   {"skips %", Align::kRight},
+                   {"largest %", Align::kRight},
+                   {"exponential", Align::kRight},
+                   {"skips %", Align::kRight}});
+  for (const Prediction& row : predict(phase, target))
+    table.add_row({std::to_string(row.length), significant(row.threshold, 3), percent(row.skipped),
+                   percent(row.largest), row.exponential_threshold ? significant(*row.exponential_threshold, 3) : "-",
+                   row.exponential_skipped ? percent(*row.exponential_skipped) : "-"});
+  std::string text = str(name, ", target ", percent(target), " %\n", table.render());
+  if (phase.exponential) {
+    const auto& fit = *phase.exponential->fit;
+    text += str("exponential for ", fit.length, " tokens: a = ", significant(phase.exponential->a, 4),
+                ", b = ", significant(phase.exponential->b, 4), ", R² = ", fixed(fit.r_squared, 4), ", ", fit.points,
+                " points of ", percent(fit.min_sparsity), " to ", percent(fit.max_sparsity), " %\n");
+  }
+  const auto& spread = phase.table->layer_spread;
+  return text + str("spread over layers: up to ", percent(*std::max_element(spread.begin(), spread.end())),
+                    " points (standard deviation)\n");
+}
+
+Json phase_data(const PhaseCalibration& phase, double target) {
+  Json rows = Json::array();
+  for (const Prediction& row : predict(phase, target))
+    rows.push_back(
+        {{"seq_len", row.length},
+         {"target", target},
+         {"threshold", row.threshold},
+         {"skipped_fraction", row.skipped},
+         {"largest", row.largest},
+         {"exponential_threshold", row.exponential_threshold ? Json(*row.exponential_threshold) : Json()},
+         {"exponential_skipped_fraction", row.exponential_skipped ? Json(*row.exponential_skipped) : Json()}});
+  return rows;
+}
+
+std::string to_text(const eval::NamedConfig& config, const calibration::CalibrationResult& result,
+                    const config::PhaseTargets& targets) {
+  const auto cached =
+      std::count_if(result.samples.begin(), result.samples.end(), [](const auto& sample) { return sample.cached; });
+  std::string text = str(config.name, ": ", result.samples.size(), " prompts of ", result.samples.front().length,
+                         " to ", result.samples.back().length, " tokens (", cached, " from the cache), ",
+                         result.modules, " attention modules, blocks of ", result.calibration.br, " x ",
+                         result.calibration.bc, ", ", fixed(result.seconds, 1), " s\n");
+  if (result.calibration.prefill) text += "\n" + phase_text("prefill", *result.calibration.prefill, *targets.prefill);
+  if (result.calibration.decode) text += "\n" + phase_text("decode", *result.calibration.decode, *targets.decode);
+  for (const std::string& remark : result.remarks)
+    text += (&remark == result.remarks.data() ? "\n" : "") + str("Note: ", remark, "\n");
+  return text;
+}
+
+Json samples_data(const calibration::CalibrationResult& result) {
+  Json samples = Json::array();
+  for (const auto& sample : result.samples)
+    samples.push_back({{"task", to_string(sample.task)},
+                       {"seq_len", sample.length},
+                       {"tokens", sample.tokens},
+                       {"cached", sample.cached}});
+  return samples;
+}
+
+// Dense and calibrated on prompts that the calibration has not seen, at its own lengths.
+std::vector<eval::RulerResult> check_on_ruler(const ModelSession& session, const calibration::RulerGenerator& generator,
+                                              const eval::NamedConfig& calibrated, const Options& options) {
+  constexpr std::int64_t kAnswerRoom = 256;
+  const config::CalibrationConfig& calibration = *calibrated.config.calibration;
+  eval::RulerOptions ruler;
+  ruler.lengths = calibration::length_bins(calibration.max_seqlen, calibration.num_length_bins);
+  const std::int64_t room = session.model->config().max_position_embeddings - kAnswerRoom;
+  for (std::int64_t& length : ruler.lengths) length = std::min(length, room);
+  ruler.samples = options.ruler_samples;
+  ruler.seed = options.common.seed + 1;
+  ruler.tasks = ruler_tasks({}, generator, ruler.lengths, ruler.seed);
+  return run_ruler(session, generator, {calibrated}, ruler, options.common);
+}
+
+void write_export(const ModelSession& session, const Options& options, const eval::NamedConfig& config) {
+  const SparsifyReport report = apply_configs(session, {config});
+  const InterruptScope interrupt;
+  ProgressBar bar("exporting", progress_mode(options.common));
+  checkpoint::ExportOptions export_options;
+  export_options.overwrite = options.overwrite;
+  export_options.progress = [&](std::uint64_t done, std::uint64_t total) {
+    interrupt.check();
+    bar.update(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total));
+  };
+  try {
+    checkpoint::export_checkpoint(session.directory, options.export_dir, config.config, report, export_options);
+  } catch (const DataError& error) {
+    throw Error(error.what());  // the source was read already: this is about writing, exit code 1
+  }
+}
+
+// The targets of the first rule that was calibrated, which stand for all in the report.
+config::PhaseTargets targets_of(const config::SparseAttentionConfig& config) {
+  const auto find = [](const config::Rule& rule) {
+    return rule.enable && rule.method ? config::skip_softmax_parameters(*rule.method) : nullptr;
+  };
+  for (const config::PatternRule& entry : config.rules)
+    if (const auto* parameters = find(entry.rule)) return parameters->target_sparsity;
+  return find(config.default_rule)->target_sparsity;
+}
+
+void run(const Options& options) {
+  if (options.export_dir.empty())
+    MODELOPT_CHECK(!options.overwrite, UsageError, "--overwrite has an effect only with --export");
+  else
+    checkpoint::check_export_target(options.model, options.export_dir, options.overwrite);
+  const Output output(options.json);
+  const auto named = named_configs(with_calibration_fields(options), options.common);
+  MODELOPT_CHECK(!named.empty(), UsageError,
+                 "calibrate needs --config NAME|FILE, with a calibration block, e.g. SKIP_SOFTMAX_CALIB");
+  const ModelSession session = load_session(options.model, options.common);
+  const auto& wanted = named.front();
+  const auto generator =
+      ruler_generator(session, wanted.config.calibration ? wanted.config.calibration->data_dir : std::string());
+  const calibration::CalibrationResult result = calibrate(session, generator, wanted.config, options);
+  const config::PhaseTargets targets = targets_of(result.config);
+  output.print(to_text(wanted, result, targets));
+
+  const eval::NamedConfig calibrated{wanted.name, result.config};
+  std::vector<eval::RulerResult> ruler;
+  if (options.ruler_samples > 0) {
+    ruler = check_on_ruler(session, generator, calibrated, options);
+    output.print("\n" + ruler_table(ruler));
+  }
+  if (!options.export_dir.empty()) {
+    write_export(session, options, calibrated);
+    output.print(str("\nWrote ", options.export_dir, "\n"));
+  }
+  const auto& phases = result.calibration;
+  output.finish({{"model", options.model},
+                 {"config", wanted.name},
+                 {"configuration", config::to_json(result.config)},
+                 {"calibration", config::to_json(phases)},
+                 {"prefill", phases.prefill ? phase_data(*phases.prefill, *targets.prefill) : Json()},
+                 {"decode", phases.decode ? phase_data(*phases.decode, *targets.decode) : Json()},
+                 {"remarks", result.remarks},
+                 {"samples", samples_data(result)},
+                 {"seconds", result.seconds},
+                 {"ruler", ruler_data(ruler)},
+                 {"export", options.export_dir.empty() ? Json() : Json(options.export_dir)}});
+}
+
+void add_calibration_options(CLI::App& command, Options& options) {
+  const std::string group = "Calibration";
+  const auto add = [&](const char* names, std::string& value, const char* description, const char* type) {
+    command.add_option(names, value, description)->type_name(type)->group(group);
+  };
+  add("--target-sparsity,--target_sparse_ratio", options.target_sparse_ratio,
+      "share of blocks to skip: a number, or {\"prefill\": 0.3, \"decode\": 0.5}", "SHARE");
+  add("--samples,--calib_samples", options.samples, "prompts", "INT");
+  add("--max-seqlen,--calib_max_seqlen", options.max_seqlen, "tokens of the longest prompts", "INT");
+  add("--chunk-size,--calib_chunk_size", options.chunk_size, "prompt tokens per forward, a multiple of br; -1: all",
+      "INT");
+  add("--data-dir,--calib_data_dir", options.data_dir, "text file, or directory of *.txt, that prompts are made of",
+      "PATH");
+  add("--cache", options.cache_dir, "keep counts here: a calibration that was broken off resumes", "DIR");
+  command.add_option("--form", options.form, "how thresholds follow from targets: table (default) or exponential")
+      ->check(CLI::IsMember({"table", "exponential"}))
+      ->group(group);
+  command
+      .add_option("--fit-length", options.fit_length,
+                  "tokens that the exponential is fitted for (default: --max-seqlen)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->group(group);
+  command.add_flag("--extrapolate", options.extrapolate, "accept targets beyond what was measured")->group(group);
+  command
+      .add_option("--ruler-samples", options.ruler_samples,
+                  "prompts per task and length to compare dense and calibrated on; 0: none (default: 1)")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 20))
+      ->group(group);
+}
+
+}  // namespace
+
+Command add_calibrate(CLI::App& program) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* parser = program.add_subcommand(
+      "calibrate", "Fit skip-softmax thresholds to a wanted share of skipped blocks, and export the result");
+  add_model_option(*parser, options->model);
+  parser
+      ->add_option("--export,--export_dir", options->export_dir,
+                   "write a HuggingFace directory that carries the calibrated configuration")
+      ->type_name("DIR");
+  parser->add_flag("--overwrite", options->overwrite, "let --export replace an existing model directory");
+  add_json_option(*parser, options->json);
+  add_config_options(*parser, options->config, ConfigUse::kOneRequired);
+  add_calibration_options(*parser, *options);
+  return finish_command(parser, options, &run);
+}
+
+}  // namespace modelopt::cli

@@ -1,0 +1,38 @@
+// RULER prompts on the command line, for `calibrate` and `eval --ruler`.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <modelopt/calibration/ruler_sample.h>
+#include <modelopt/eval/ruler_eval.h>
+
+#include "model_session.h"
+
+namespace modelopt::cli {
+
+/// Prompts over the text of `path` (a file, or a directory of *.txt); empty: the text that the program carries.
+[[nodiscard]] calibration::RulerGenerator ruler_generator(const ModelSession& session, const std::string& path);
+
+/// Tasks by name; `names` empty: all that have room in the shortest length. Throws UsageError for a name that is none.
+[[nodiscard]] std::vector<calibration::RulerTask> ruler_tasks(const std::vector<std::string>& names,
+                                                              const calibration::RulerGenerator& generator,
+                                                              const std::vector<std::int64_t>& lengths,
+                                                              std::uint64_t seed);
+
+/// Runs them with a progress bar.
+[[nodiscard]] std::vector<eval::RulerResult> run_ruler(const ModelSession& session,
+                                                       const calibration::RulerGenerator& generator,
+                                                       const std::vector<eval::NamedConfig>& configs,
+                                                       eval::RulerOptions options, const CommonOptions& common);
+
+/// A table per length: a row for each task, a score for dense and for each configuration, and what was skipped.
+[[nodiscard]] std::string ruler_table(const std::vector<eval::RulerResult>& results);
+
+/// [{"config", "task", "seq_len", …}, …], and after them the same over all tasks of a length with "task": "all".
+[[nodiscard]] nlohmann::ordered_json ruler_data(const std::vector<eval::RulerResult>& results);
+
+}  // namespace modelopt::cli
