@@ -15,6 +15,7 @@
 #include "model_session.h"
 #include "output.h"
 #include "prompt.h"
+#include "statistics_table.h"
 #include "text_layout.h"
 #include "text_table.h"
 
@@ -23,7 +24,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-using Options = ContinuationOptions;
+struct Options : ContinuationOptions {
+  bool stats = false;
+};
 
 // A terminal is not to be steered by what a model writes; a file or pipe gets the text as it is.
 void print_text(const Output& output, const std::string& text) {
@@ -57,13 +60,20 @@ void run(const Options& options) {
   check_sampling_options(options.sampling);
   const Output output(options.json);
   const auto named = named_configs(options.config, options.common);
-  const ModelSession session = load_session(options.model, options.common);
+  ModelSession session = load_session(options.model, options.common);
+  session.slots.collect_stats = options.stats;
   const auto configs = effective_configs(session, named, options.config, options.common);
   apply_configs(session, configs);
   const Prompts prompts = read_prompts(session, options.prompt);
   const auto result = generate(session, prompts, generate_config(session, options.sampling, options.common), output);
   log::info("prefill: " + speed(result.prefill_tokens, result.prefill_seconds));
   if (result.decode_tokens > 0) log::info("decode: " + speed(result.decode_tokens, result.decode_seconds));
+
+  eval::AttentionStatistics statistics;
+  const std::int64_t key_heads = session.model->config().num_key_value_heads;
+  statistics.add(models::Phase::kPrefill, result.prefill_stats, key_heads);
+  statistics.add(models::Phase::kDecode, result.decode_stats, key_heads);
+  if (!statistics.empty()) output.print("\n" + statistics_table(statistics));
 
   Json sequences = Json::array();
   for (std::size_t i = 0; i < result.sequences.size(); ++i) {
@@ -80,7 +90,8 @@ void run(const Options& options) {
                  {"prefill_tokens", result.prefill_tokens},
                  {"prefill_seconds", result.prefill_seconds},
                  {"decode_tokens", result.decode_tokens},
-                 {"decode_seconds", result.decode_seconds}});
+                 {"decode_seconds", result.decode_seconds},
+                 {"statistics", eval::to_json(statistics)}});
 }
 
 }  // namespace
@@ -92,6 +103,7 @@ Command add_generate(CLI::App& program) {
   add_json_option(*parser, options->json);
   add_prompt_options(*parser, options->prompt);
   add_sampling_options(*parser, options->sampling);
+  add_stats_option(*parser, options->stats);
   add_config_options(*parser, options->config, ConfigUse::kOne);
   return finish_command(parser, options, &run);
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <modelopt/checkpoint/export/export_checkpoint.h>
@@ -19,6 +20,7 @@
 #include "output.h"
 #include "progress_bar.h"
 #include "prompt.h"
+#include "statistics_table.h"
 #include "text_layout.h"
 #include "text_table.h"
 
@@ -30,12 +32,14 @@ using Json = nlohmann::ordered_json;
 struct Options : ContinuationOptions {
   std::string export_dir;
   bool overwrite = false;
+  bool stats = false;
 };
 
 // The same prompt continued by the dense and by the sparse model.
 struct Continuations {
   models::GeneratedSequence dense;
   models::GeneratedSequence sparse;
+  std::vector<models::ModuleStats> decode_stats;  ///< of the sparse model, where they are asked for
 
   /// Index of the first token that differs; none if they are equal.
   [[nodiscard]] std::optional<std::size_t> first_difference() const {
@@ -85,7 +89,7 @@ std::string difference_sentence(const Continuations& texts, const Prompts& promp
              ".\n");
 }
 
-std::string comparison_table(const eval::EvalResult& result) {
+std::string comparison_table(const eval::EvalResult& result, bool skips) {
   TextTable table({{"on the prompt"}, {"dense", Align::kRight}, {"sparse", Align::kRight}});
   table.add_row({"prefill seconds", fixed(result.seconds_dense, 3), fixed(*result.seconds_sparse, 3)});
   table.add_row({"perplexity", fixed(result.dense_ppl, 3), fixed(result.ppl, 3)});
@@ -93,6 +97,8 @@ std::string comparison_table(const eval::EvalResult& result) {
   table.add_row({"KL divergence of the logits, 99th percentile", "", significant(*result.kld_p99, 4)});
   table.add_row({"top-1 agreement", "", fixed(100.0 * *result.top1, 2) + " %"});
   table.add_row({"attended share of visible pairs", "100.00 %", fixed(100.0 * *result.kept_fraction, 2) + " %"});
+  if (skips)
+    table.add_row({"skipped share of visible blocks", "0.00 %", fixed(100.0 * *result.skipped_fraction, 2) + " %"});
   return table.render();
 }
 
@@ -119,7 +125,9 @@ Continuations continue_prompt(const ModelSession& session, const Prompts& prompt
   result.dense = models::generate(*session.model, prompts.rows, generation, step).sequences.front();
   done = generation.max_new_tokens;
   apply_configs(session, {config});
-  result.sparse = models::generate(*session.model, prompts.rows, generation, step).sequences.front();
+  models::GenerateResult sparse = models::generate(*session.model, prompts.rows, generation, step);
+  result.sparse = std::move(sparse.sequences.front());
+  result.decode_stats = std::move(sparse.decode_stats);
   bar.update(2 * generation.max_new_tokens, 2 * generation.max_new_tokens);
   return result;
 }
@@ -166,7 +174,8 @@ void run(const Options& options) {
   check_options(options);
   const Output output(options.json);
   const auto named = named_configs(options.config, options.common);
-  const ModelSession session = load_session(options.model, options.common);
+  ModelSession session = load_session(options.model, options.common);
+  session.slots.collect_stats = options.stats;
   const auto configs = effective_configs(session, named, options.config, options.common);
   MODELOPT_CHECK(!configs.empty(), UsageError, "sparsify needs --config NAME|FILE, and ", options.model,
                  " carries none of its own");
@@ -180,12 +189,15 @@ void run(const Options& options) {
                    " attention modules are sparse\n\n", to_table(report), "\n"));
   const auto& prompt = prompts.rows.front();
   const eval::EvalResult result = compare(session, prompt, config, options.common);
-  output.print(comparison_table(result) + "\n");
+  output.print(comparison_table(result, has_skip_softmax(config.config)) + "\n");
   const auto generation = generate_config(session, options.sampling, options.common);
   const Continuations texts = continue_prompt(session, prompts, config, generation, options.common);
   output.print(str("The prompt (", prompt.size(), " tokens) continues\n\n",
                    side_by_side(to_text(texts.dense, prompts), to_text(texts.sparse, prompts)), "\n",
                    difference_sentence(texts, prompts)));
+  eval::AttentionStatistics statistics = result.statistics;  // of the prompt, to which decode is added
+  statistics.add(models::Phase::kDecode, texts.decode_stats, session.model->config().num_key_value_heads);
+  if (options.stats || asks_for_statistics(config.config)) output.print("\n" + statistics_table(statistics));
   if (!options.export_dir.empty()) {
     write_export(session, options, config);
     output.print(str("\nWrote ", options.export_dir, "\n"));
@@ -195,6 +207,7 @@ void run(const Options& options) {
   data.update(to_json(report));
   data["prompt_tokens"] = prompt.size();
   data["comparison"] = eval::to_json(result);
+  data["statistics"] = eval::to_json(statistics);
   data["generation"] = to_data(texts, prompts);
   data["export"] = options.export_dir.empty() ? Json(nullptr) : Json(options.export_dir);
   output.finish(data);
@@ -213,6 +226,7 @@ Command add_sparsify(CLI::App& program) {
       ->type_name("DIR");
   parser->add_flag("--overwrite", options->overwrite, "let --export replace an existing model directory");
   add_json_option(*parser, options->json);
+  add_stats_option(*parser, options->stats);
   add_config_options(*parser, options->config, ConfigUse::kOneRequired);
   add_prompt_options(*parser, options->prompt);
   add_sampling_options(*parser, options->sampling);

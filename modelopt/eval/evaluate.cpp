@@ -1,7 +1,6 @@
 #include <modelopt/eval/evaluate.h>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <utility>
 
 #include <modelopt/error.h>
 #include <modelopt/eval/logit_divergence.h>
@@ -25,19 +25,10 @@ namespace {
 using Window = std::span<const std::int64_t>;
 
 struct Forward {
-  at::Tensor hidden;                // [L - 1, hidden_size]: the positions that predict a token of the window
-  std::vector<std::int64_t> stats;  // sums over attention modules, columns as in the operator; empty if not asked for
+  at::Tensor hidden;  // [L - 1, hidden_size]: the positions that predict a token of the window
+  std::vector<models::ModuleStats> stats;
   double seconds = 0.0;
 };
-
-std::vector<std::int64_t> summed(const std::vector<models::ModuleStats>& modules) {
-  if (modules.empty()) return {};
-  std::vector<at::Tensor> sums;
-  for (const auto& module : modules) sums.push_back(module.stats.flatten(0, 1).sum(0));
-  const at::Tensor total = at::stack(sums).sum(0).to(at::kCPU);
-  const auto* values = total.const_data_ptr<std::int64_t>();
-  return {values, values + total.numel()};
-}
 
 Forward forward(models::CausalLM& model, Window window) {
   models::ModelInput input;
@@ -48,28 +39,15 @@ Forward forward(models::CausalLM& model, Window window) {
   models::ModelOutput output = model.forward(input);
   synchronize(model.device());
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  return {output.hidden.narrow(0, 0, output.hidden.size(0) - 1), summed(output.stats), elapsed.count()};
+  return {output.hidden.narrow(0, 0, output.hidden.size(0) - 1), std::move(output.stats), elapsed.count()};
 }
 
 // What one configuration (or the dense model) has shown so far.
 struct Tally {
   std::vector<double> window_nll, window_kld, window_top1;
   std::vector<double> kld;  // of every token, for the percentile
-  std::int64_t blocks_visible = 0, blocks_skipped = 0, pairs_visible = 0, pairs_attended = 0;
+  AttentionStatistics statistics;
   double seconds = 0.0;
-
-  void add(const Forward& run) {
-    seconds += run.seconds;
-    add(run.stats);
-  }
-
-  void add(const std::vector<std::int64_t>& stats) {
-    if (stats.empty()) return;
-    blocks_visible += stats[0];
-    blocks_skipped += stats[1];
-    pairs_visible += stats[2];
-    pairs_attended += stats[3];
-  }
 
   void add(const LogitDivergence& divergence) {
     window_nll.push_back(mean(divergence.nll));
@@ -79,11 +57,6 @@ struct Tally {
     kld.insert(kld.end(), divergence.kld.begin(), divergence.kld.end());
   }
 };
-
-std::optional<double> share(std::int64_t part, std::int64_t whole) {
-  if (whole == 0) return std::nullopt;
-  return static_cast<double>(part) / static_cast<double>(whole);
-}
 
 EvalResult dense_result(const Tally& dense, std::int64_t seq_len) {
   EvalResult result;
@@ -108,8 +81,9 @@ EvalResult sparse_result(const EvalResult& dense, const Tally& sparse, const std
   result.kld_p99 = quantile(sparse.kld, 0.99);
   result.top1 = mean(sparse.window_top1);
   result.top1_se = standard_error(sparse.window_top1);
-  result.kept_fraction = share(sparse.pairs_attended, sparse.pairs_visible);
-  result.skipped_fraction = share(sparse.blocks_skipped, sparse.blocks_visible);
+  result.statistics = sparse.statistics;
+  result.kept_fraction = sparse.statistics.total().kept_fraction();
+  result.skipped_fraction = sparse.statistics.total().skipped_fraction();
   result.seconds_sparse = sparse.seconds;
   return result;
 }
@@ -121,11 +95,12 @@ Forward run_sparse(models::CausalLM& model, Window window, const config::SparseA
   const bool counts_apart = model.device().is_cuda();
   sparsify(model, config, {.kernel = kernel, .collect_stats = !counts_apart});
   Forward run = forward(model, window);
-  tally.add(run);
+  tally.seconds += run.seconds;
   if (counts_apart) {
     sparsify(model, config, {.collect_stats = true});
-    tally.add(forward(model, window).stats);
+    run.stats = forward(model, window).stats;
   }
+  tally.statistics.add(attention::Phase::kPrefill, run.stats, model.config().num_key_value_heads);
   return run;
 }
 
@@ -134,7 +109,7 @@ void run_window(models::CausalLM& model, Window window, const std::vector<NamedC
                 const std::string& kernel, Tally& dense, std::vector<Tally>& sparse) {
   sparsify(model, config::SparseAttentionConfig{}, {.kernel = kernel});
   const Forward dense_run = forward(model, window);
-  dense.add(dense_run);
+  dense.seconds += dense_run.seconds;
   std::vector<at::Tensor> hidden;
   for (std::size_t i = 0; i < configs.size(); ++i)
     hidden.push_back(run_sparse(model, window, configs[i].config, kernel, sparse[i]).hidden);

@@ -10,6 +10,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <modelopt/config/sparse_config.h>
+#include <modelopt/eval/attention_statistics.h>
 
 namespace modelopt::models {
 class CausalLM;
@@ -54,6 +55,7 @@ struct EvalResult {
   std::optional<double> kept_fraction;     ///< attended / visible pairs of query and key, over all attention modules
   std::optional<double> skipped_fraction;  ///< skipped / visible blocks
   std::optional<double> seconds_sparse;
+  AttentionStatistics statistics;  ///< of the configuration, over all windows; not in to_json
 };
 
 /// Runs each window once dense and once per configuration. Of one window, hidden states are in memory, logits only in

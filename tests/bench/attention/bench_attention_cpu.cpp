@@ -141,12 +141,12 @@ AttentionArgs make_args(const Options& options, const Shape& shape) {
   return args;
 }
 
-/// Makes all but `kept` of 10 consecutive blocks of 128 keys score so low that a threshold of 0.001 skips them.
+/// Makes all but `kept` of 16 consecutive blocks of 128 keys score so low that a threshold of 0.001 skips them.
 void make_skippable(AttentionArgs& args, int kept) {
   args.q.select(2, 0).fill_(8);
   at::Tensor bias = args.k.select(2, 0);
   for (std::int64_t key = 0; key < bias.size(0); key += 128) {
-    const bool low = key / 128 % 10 >= kept;
+    const bool low = key / 128 % 16 >= kept;
     bias.narrow(0, key, std::min<std::int64_t>(128, bias.size(0) - key)).fill_(low ? -32 : 0);
   }
 }
@@ -162,7 +162,7 @@ std::vector<Variant> make_skip_variants(const Options& options, const Shape& sha
   const auto add = [&](const std::string& name, const AttentionArgs& args) {
     variants.push_back({name, [args] { static_cast<void>(modelopt::kernels::attention(args)); }, {}});
   };
-  for (const int kept : {10, 5, 3}) {
+  for (const int kept : {16, 7, 4}) {
     AttentionArgs args = make_args(options, shape);
     make_skippable(args, kept);
     if (variants.empty()) add("dense", args);

@@ -1,0 +1,72 @@
+#include "statistics_table.h"
+
+#include <algorithm>
+
+#include "text_table.h"
+
+namespace modelopt::cli {
+namespace {
+
+// Whether an enabled rule of skip-softmax has parameters that `is_so` holds for.
+template <typename Predicate>
+bool any_skip_softmax(const config::SparseAttentionConfig& config, Predicate is_so) {
+  const auto holds = [&](const config::Rule& rule) {
+    const auto* parameters = rule.enable && rule.method ? config::skip_softmax_parameters(*rule.method) : nullptr;
+    return parameters != nullptr && is_so(*parameters);
+  };
+  return holds(config.default_rule) ||
+         std::any_of(config.rules.begin(), config.rules.end(), [&](const auto& entry) { return holds(entry.rule); });
+}
+
+std::string percent(const std::optional<double>& share) { return share ? fixed(100.0 * *share, 1) : "-"; }
+
+using Group = std::vector<eval::HeadGroupStatistics>::const_iterator;
+
+// The head groups [begin, end) of one module in one phase.
+void add_module(TextTable& table, Group begin, Group end) {
+  eval::AttentionCounts sum;
+  double least = 1.0, most = 0.0;
+  for (Group group = begin; group != end; ++group) {
+    sum += group->counts;
+    const double skipped = group->counts.skipped_fraction().value_or(0.0);
+    least = std::min(least, skipped);
+    most = std::max(most, skipped);
+  }
+  table.add_row({begin->module, std::string(to_string(begin->phase)), std::to_string(sum.blocks_visible),
+                 percent(sum.skipped_fraction()), percent(least) + " to " + percent(most),
+                 percent(sum.kept_fraction())});
+}
+
+}  // namespace
+
+void add_stats_option(CLI::App& command, bool& wanted) {
+  command.add_flag("--stats", wanted, "show what each attention module skipped and kept");
+}
+
+bool asks_for_statistics(const config::SparseAttentionConfig& config) {
+  return any_skip_softmax(config, [](const auto& parameters) { return parameters.collect_stats; });
+}
+
+bool has_skip_softmax(const config::SparseAttentionConfig& config) {
+  return any_skip_softmax(config, [](const auto&) { return true; });
+}
+
+std::string statistics_table(const eval::AttentionStatistics& statistics) {
+  if (statistics.empty()) return "";
+  TextTable table({{"module"},
+                   {"phase"},
+                   {"blocks", Align::kRight},
+                   {"skipped %", Align::kRight},
+                   {"by head group", Align::kRight},
+                   {"kept pairs %", Align::kRight}});
+  const auto& groups = statistics.groups();
+  for (auto begin = groups.begin(), end = begin; begin != groups.end(); begin = end) {
+    end = std::find_if(begin, groups.end(), [&](const eval::HeadGroupStatistics& group) {
+      return group.module != begin->module || group.phase != begin->phase;
+    });
+    add_module(table, begin, end);
+  }
+  return table.render();
+}
+
+}  // namespace modelopt::cli
