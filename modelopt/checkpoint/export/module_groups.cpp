@@ -126,6 +126,24 @@ std::optional<MethodConfig> method_of(const Membership& groups) {
   return method;
 }
 
+// By class, the method that most of its modules have; a class without sparse modules has none.
+std::map<std::string, MethodConfig> usual_methods(const std::vector<AttentionModule>& modules,
+                                                  const std::vector<std::optional<MethodConfig>>& methods) {
+  std::map<std::string, MethodConfig> usual;
+  std::map<std::string, std::size_t> most;
+  for (std::size_t i = 0; i < modules.size(); ++i) {
+    if (!methods[i]) continue;
+    const std::string class_name = class_of(modules[i]);
+    std::size_t same = 0;
+    for (std::size_t j = 0; j < modules.size(); ++j)
+      same += class_of(modules[j]) == class_name && methods[j] == methods[i];
+    if (same <= most[class_name]) continue;
+    most[class_name] = same;
+    usual.insert_or_assign(class_name, *methods[i]);
+  }
+  return usual;
+}
+
 }  // namespace
 
 std::vector<GroupParameters> exported_parameters(const MethodConfig& method) {
@@ -166,13 +184,10 @@ std::vector<ConfigGroup> group_modules(const SparsifyReport& report) {
 config::SparseAttentionConfig config_of(const std::vector<ConfigGroup>& groups, torch::nn::Module& model) {
   const std::vector<AttentionModule> modules = attention_modules(model);
   for (const ConfigGroup& group : groups) check_names(group, modules);
-  std::map<std::string, MethodConfig> usual;  // by class
   std::vector<std::optional<MethodConfig>> methods;
-  for (const AttentionModule& module : modules) {
-    methods.push_back(method_of(membership(groups, module)));
-    if (methods.back()) usual.try_emplace(class_of(module), *methods.back());
-  }
+  for (const AttentionModule& module : modules) methods.push_back(method_of(membership(groups, module)));
   config::SparseAttentionConfig result;
+  const auto usual = usual_methods(modules, methods);
   for (const auto& [class_name, method] : usual)
     result.rules.push_back({.pattern = class_name, .rule = {.enable = true, .method = method}});
   for (std::size_t i = 0; i < modules.size(); ++i) {

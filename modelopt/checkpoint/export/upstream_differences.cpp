@@ -108,9 +108,12 @@ void add_unsaid(const SparsifyReport& report, std::vector<std::string>& sentence
 // --- what the exponential misses ----------------------------------------------------------------------------------
 
 // The share that the exponential's threshold skips by the table; from 1 on readers skip nothing.
-double share_of_exponential(const PhaseCalibration& phase, double target, std::int64_t length) {
+std::string share_of_exponential(const PhaseCalibration& phase, double target, std::int64_t length) {
   const double threshold = phase.exponential->threshold(target, length);
-  return threshold < 1.0 ? phase.table->share(threshold, length) : 0.0;
+  if (threshold >= 1.0) return "0";
+  const std::string share = rounded(phase.table->share(threshold, length));
+  if (threshold < phase.table->thresholds.front()) return "at most " + share;
+  return threshold > phase.table->thresholds.back() ? "at least " + share : share;
 }
 
 std::optional<std::string> missed_by_exponential(std::string_view name, const std::optional<PhaseCalibration>& phase,
@@ -123,8 +126,8 @@ std::optional<std::string> missed_by_exponential(std::string_view name, const st
                               ", not the table: for the target of ", rounded(target), " they skip by that table");
   std::string shares;
   for (const std::int64_t length : {phase->table->lengths.front(), phase->table->lengths.back()})
-    shares += str(shares.empty() ? " " : " and ", rounded(share_of_exponential(*phase, target, length)), " at ", length,
-                  " tokens");
+    shares +=
+        str(shares.empty() ? " " : " and ", share_of_exponential(*phase, target, length), " at ", length, " tokens");
   return use + shares;
 }
 

@@ -68,7 +68,7 @@ Json groups_of(const test::SparseModel& sparse) {
   return to_sparse_attention_config(sparse.config, sparse.report)["config_groups"];
 }
 
-const config::SkipSoftmaxConfig& skip_softmax(const ModuleReport& module) {
+config::SkipSoftmaxConfig skip_softmax(const ModuleReport& module) {
   REQUIRE(module.method == "skip_softmax");
   return *config::skip_softmax_parameters(*module.config);
 }
@@ -157,7 +157,7 @@ TEST_CASE("newest generation: a module of both groups has both parts, the ignore
   const RestoredSparsity result = restored_file("newest.json");
   CHECK(std::get<config::SparseSoftmaxConfig>(*result.report.modules[0].config) ==
         config::SparseSoftmaxConfig{.num_sink_tokens = 4, .dense_window_size = 32});
-  const auto& method = skip_softmax(result.report.modules[1]);
+  const auto method = skip_softmax(result.report.modules[1]);
   CHECK(method.target_sparsity == config::PhaseTargets{.prefill = 0.4, .decode = 0.6});
   CHECK(method.initial_disabled_steps == 5);
   CHECK(method.sparsity_n == 2);
@@ -169,10 +169,13 @@ TEST_CASE("newest generation: a module of both groups has both parts, the ignore
 }
 
 TEST_CASE("older generations apply to the modules they mean") {
-  const auto& everywhere = skip_softmax(restored_file("top_level_factor.json").report.modules[1]);
+  const RestoredSparsity all = restored_file("top_level_factor.json");
+  REQUIRE(all.config.rules.size() == 1);
+  CHECK(all.config.rules[0].pattern == "LlamaAttention");
+  const auto everywhere = skip_softmax(all.report.modules[1]);
   CHECK(everywhere.target_sparsity == config::PhaseTargets{.prefill = 0.5, .decode = 0.5});
   CHECK(everywhere.sparsity_n == 0);
-  const auto& prefill_only = skip_softmax(restored_file("top_level_sparse_softmax.json").report.modules[0]);
+  const auto prefill_only = skip_softmax(restored_file("top_level_sparse_softmax.json").report.modules[0]);
   CHECK(prefill_only.target_sparsity == config::PhaseTargets{.prefill = 0.3, .decode = std::nullopt});
   CHECK_FALSE(std::get<config::ThresholdCalibration>(prefill_only.threshold).decode.has_value());
   CHECK(prefill_only.sparsity_m == 8);

@@ -109,6 +109,18 @@ TEST_CASE("a threshold of 1 or more skips nothing in other readers") {
                   "they skip by that table 0 at 1000 tokens and 0.424 at 4000 tokens"});
 }
 
+TEST_CASE("beyond the thresholds of the table its shares are bounds") {
+  CHECK(upstream_differences(layers({calibrated_by_table(3500.0 / std::exp(1.0))}))
+            .front()
+            .ends_with("by that table 0 at 1000 tokens and 0.447 at 4000 tokens"));
+  CHECK(upstream_differences(layers({calibrated_by_table(5.0 / std::exp(1.0))}))
+            .front()
+            .ends_with("by that table at most 0.1 at 1000 tokens and at most 0.05 at 4000 tokens"));
+  CHECK(upstream_differences(layers({calibrated_by_table(950.0 / std::exp(1.0))}))
+            .front()
+            .ends_with("by that table at least 0.9 at 1000 tokens and 0.329 at 4000 tokens"));
+}
+
 TEST_CASE("a table without an exponential beside it is not exported") {
   SkipSoftmaxConfig method = calibrated_by_table(1.0);
   std::get<ThresholdCalibration>(method.threshold).prefill->exponential.reset();
