@@ -84,7 +84,7 @@ TEST_CASE("the measured shares are what the method skips with each threshold") {
 
   // the same prompts with the last trial as the method's threshold, layer 0 alone: behind it, skipping changes scores
   const auto plan = plan_samples(*config.calibration, generator(), 0, 4096 - 3);
-  std::int64_t visible = 0, skipped = 0, dense_visible = 0;
+  std::int64_t visible = 0, skipped = 0;
   config::SparseAttentionConfig applied = config;
   applied.calibration.reset();
   applied.rules[0].pattern = "model.layers.0.self_attn";
@@ -99,12 +99,10 @@ TEST_CASE("the measured shares are what the method skips with each threshold") {
     REQUIRE(stats.size() == 2);
     visible += stats[0].stats.select(2, 0).sum().item<std::int64_t>();
     skipped += stats[0].stats.select(2, 1).sum().item<std::int64_t>();
-    dense_visible += stats[1].stats.select(2, 0).sum().item<std::int64_t>();
   }
   desparsify(model());
   CHECK(skipped > 0);
   CHECK(skipped < visible);
-  CHECK(visible == dense_visible);
 
   config::SparseAttentionConfig first_layer = config;
   first_layer.rules[0].pattern = "model.layers.0.self_attn";
