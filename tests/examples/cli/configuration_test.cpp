@@ -33,7 +33,7 @@ TEST_CASE("presets NAME prints the file of that preset") {
   CHECK(result.out == read_file(MODELOPT_SOURCE_DIR "/configs/SPARSE_SOFTMAX_4_8.json"));
   const ProgramResult unknown = run_program({"presets", "NOPE"});
   CHECK(unknown.exit_code == 2);
-  CHECK(unknown.err.starts_with("modelopt: error: there is no preset NOPE, expected one of SPARSE_SOFTMAX_1_4, "));
+  CHECK(unknown.err.starts_with("modelopt: error: there is no preset NOPE, expected one of SKIP_SOFTMAX_CALIB, "));
 }
 
 TEST_CASE("validate accepts what presets prints, and reports all problems of all files") {

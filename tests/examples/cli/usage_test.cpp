@@ -31,19 +31,18 @@ TEST_CASE("help and version end well and go to stdout") {
   CHECK(help.exit_code == 0);
   CHECK(help.err.empty());
   for (const char* name :
-       {"presets", "validate", "inspect", "sparsify", "generate", "eval", "bench", "tokenize", "logits"})
+       {"presets", "validate", "inspect", "sparsify", "generate", "eval", "calibrate", "bench", "tokenize", "logits"})
     CHECK(help.out.find(std::string("\n  ") + name + " ") != std::string::npos);
-  CHECK(help.out.find("calibrate") == std::string::npos);
   CHECK(run_program({"eval", "--help"}).out.find("--seq-len") != std::string::npos);
   CHECK(run_program({"--version"}).exit_code == 0);
 }
 
 TEST_CASE("a command is needed, and it must exist") {
   CHECK(error_line(2, {}) == "A subcommand is required");
-  for (const char* name : {"calibrate", "Presets"})
-    CHECK(error_line(2, {name}) ==
-          std::string("there is no command ") + name +
-              ", expected one of presets, validate, inspect, sparsify, generate, eval, bench, tokenize, logits");
+  for (const char* name : {"quantize", "Presets"})
+    CHECK(error_line(2, {name}) == std::string("there is no command ") + name +
+                                       ", expected one of presets, validate, inspect, sparsify, generate, eval, "
+                                       "calibrate, bench, tokenize, logits");
 }
 
 TEST_CASE("unknown options and missing ones are refused") {
@@ -51,7 +50,7 @@ TEST_CASE("unknown options and missing ones are refused") {
   CHECK(error_line(2, {"inspect"}).find("--model") != std::string::npos);
   CHECK(error_line(2, {"inspect", "--model", "a", "--model", "b"}).find("--model") != std::string::npos);
   CHECK(error_line(2, {"logits", "--model", tiny_model(), "--token-ids", "x"}).find("--out") != std::string::npos);
-  CHECK(error_line(2, {"eval", "--model", tiny_model()}).find("[--text,--token-ids]") != std::string::npos);
+  CHECK(error_line(2, {"eval", "--model", tiny_model()}).find("[--text,--token-ids,--ruler]") != std::string::npos);
 }
 
 TEST_CASE("values of common options are checked on every command") {
@@ -93,8 +92,8 @@ TEST_CASE("options that contradict each other are refused with a reason") {
         "--backend eager: there is no sparse method to choose it for, expected --config too");
   CHECK(error_line(2, with(inspect, {"--config", "SPARSE_SOFTMAX_DEFAULT", "--config", "SPARSE_SOFTMAX_4_8"}))
             .find("--config") != std::string::npos);
-  CHECK(error_line(2, {"eval", "--model", model, "--token-ids", "x", "--text", "y"}).find("[--text,--token-ids]") !=
-        std::string::npos);
+  CHECK(error_line(2, {"eval", "--model", model, "--token-ids", "x", "--text", "y"})
+            .find("[--text,--token-ids,--ruler]") != std::string::npos);
   CHECK(error_line(2, {"eval", "--model", model, "--token-ids", "x", "--config", "SPARSE_SOFTMAX_4_8", "--config",
                        "SPARSE_SOFTMAX_4_8"}) == "--config SPARSE_SOFTMAX_4_8: is given twice");
   CHECK(error_line(2, {"sparsify", "--model", model, "--overwrite"}) == "--overwrite has an effect only with --export");
