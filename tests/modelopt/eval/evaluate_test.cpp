@@ -123,6 +123,29 @@ TEST_CASE("evaluate agrees with a straightforward computation") {
   CHECK_THAT(result.kld_p99.value(), WithinAbs(klds[92] + 0.07 * (klds[93] - klds[92]), 1e-6));
 }
 
+TEST_CASE("what skip-softmax skips is counted by module and head group") {
+  const auto model = test::load_tiny_model();
+  const NamedConfig config = {"skip", config::parse_config(R"({"sparse_cfg": {"*attn*": {"method": "skip_softmax",
+      "skip_softmax_threshold": 0.9999, "br": 1, "bc": 8}}})",
+                                                           "skip")};
+  EvalOptions options;
+  options.seq_lens = {48};
+  const EvalResult result = evaluate(*model, {test::some_ids(100, 320)}, {config}, options).front();
+  const auto& groups = result.statistics.groups();
+  const auto layers = static_cast<std::size_t>(model->config().num_hidden_layers);
+  REQUIRE(groups.size() == layers * static_cast<std::size_t>(model->config().num_key_value_heads));
+  CHECK(groups.front().module == "model.layers.0.self_attn");
+  CHECK(groups.front().phase == attention::Phase::kPrefill);
+  const AttentionCounts total = result.statistics.total();
+  // two windows of 48 rows, whose row p sees p / 8 + 1 blocks
+  CHECK(total.blocks_visible ==
+        2 * 8 * (1 + 2 + 3 + 4 + 5 + 6) * static_cast<std::int64_t>(layers) * model->config().num_attention_heads);
+  CHECK(total.blocks_skipped > 0);
+  CHECK(total.blocks_skipped < total.blocks_visible);
+  CHECK(result.skipped_fraction == total.skipped_fraction());
+  CHECK(result.kept_fraction == total.kept_fraction());
+}
+
 TEST_CASE("results come by length and then by configuration, and both backends count alike") {
   const auto model = test::load_tiny_model();
   EvalOptions options;
