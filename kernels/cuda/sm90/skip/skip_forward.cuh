@@ -11,13 +11,12 @@
 //             objects knows the outcome; one without waits for the other seven. V is copied when the first warp
 //             objects. Votes lie in a ring of slots, votes_full per slot and warpgroup; K is not loaded further ahead
 //             than the loader of V has read (votes_read), so no slot is written over.
-// Pipeline    Scores have two buffers. Warps find the maxima of key tile j and vote; then, in their warpgroup's turn,
-// P·V
-//             of tile j - 1 and Q·K of tile j + 1 are issued, and while that runs the exponentials of tile j are taken,
-//             whose weights take the place of its scores. Key tiles of successive query blocks are one stream; the last
-//             P·V of a block comes at once, outside the turns, and O is stored under Q·K of the next.
+// Pipeline    Scores have two buffers. While P·V of key tile j - 1 runs, warps find the maxima of tile j and vote; while
+//             Q·K of tile j + 1 runs, they take the exponentials of tile j, whose weights take the place of its scores.
+//             Key tiles of successive query blocks are one stream; the last P·V of a block comes at once, and O is
+//             stored under Q·K of the next.
 // Barriers    as in flash_forward.cuh, but Q has two stages (q_full/q_empty count the whole block; q_empty also the
-//             loader of V, which has read the slot). Named barriers 1 + w: the turn of warpgroup w.
+//             loader of V, which has read the slot), and there are no turns.
 #pragma once
 
 #include "kernels/cuda/sm90/flash_forward.cuh"
@@ -32,18 +31,21 @@ template <int kScores>
 __device__ __forceinline__ void tile_maxima_or_nan(const float (&s)[kScores], float (&maxima)[2]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    float m = max_nan(s[2 * h], s[2 * h + 1]);
+    float m[2] = {s[2 * h], s[2 * h + 1]};  // two chains: half the latency
 #pragma unroll
-    for (int i = 1; i < kScores / 4; ++i) m = max_nan(m, max_nan(s[4 * i + 2 * h], s[4 * i + 2 * h + 1]));
-    m = max_nan(m, __shfl_xor_sync(kFullWarp, m, 1));
-    maxima[h] = max_nan(m, __shfl_xor_sync(kFullWarp, m, 2));
+    for (int i = 1; i < kScores / 4; ++i) {
+      m[0] = max_nan(m[0], s[4 * i + 2 * h]);
+      m[1] = max_nan(m[1], s[4 * i + 2 * h + 1]);
+    }
+    m[0] = max_nan(m[0], m[1]);
+    m[0] = max_nan(m[0], __shfl_xor_sync(kFullWarp, m[0], 1));
+    maxima[h] = max_nan(m[0], __shfl_xor_sync(kFullWarp, m[0], 2));
   }
 }
 
 template <typename Traits>
 struct SkipConsumer {
   static constexpr int kScores = Traits::kScores;
-  static constexpr int kTurnThreads = 256;
   static constexpr float kNoReference = std::numeric_limits<float>::infinity();
   static constexpr float kLargestOffset = 1 << 20;
 
@@ -65,6 +67,8 @@ struct SkipConsumer {
 
   struct State {
     RowState rows;                  ///< of what is attended; shift: kNoReference before that
+    float offset[2];                ///< shift * scale_log2, 0 without a reference
+    bool large;                     ///< some row of the warp has a larger offset than kLargestOffset
     float running_max[2];           ///< of all key blocks so far
     Ring<Traits::kKeyStages> k{0};  ///< to be waited for next
     Ring<Traits::kValueStages> v{0};
@@ -74,12 +78,11 @@ struct SkipConsumer {
 
     __device__ __forceinline__ void start() {
       rows = {{kNoReference, kNoReference}, {0.0f, 0.0f}};
+      offset[0] = offset[1] = 0.0f;
+      large = false;
       running_max[0] = running_max[1] = kNegativeInfinity<float>;
     }
   };
-
-  __device__ __forceinline__ void take_turn() const { named_barrier_sync(1 + warpgroup, kTurnThreads); }
-  __device__ __forceinline__ void pass_turn() const { named_barrier_arrive(2 - warpgroup, kTurnThreads); }
 
   __device__ __forceinline__ void release(std::uint64_t* empty) const {
     if (thread == 0) barrier_arrive(empty);
@@ -119,14 +122,18 @@ struct SkipConsumer {
   }
 
   /// O += P V; `weights`: packed, in the first half.
-  __device__ __forceinline__ void add_values(float (&o)[Traits::kOutputs], const float (&weights)[kScores],
-                                             State& state) const {
+  __device__ __forceinline__ void issue_pending_values(float (&o)[Traits::kOutputs], const float (&weights)[kScores],
+                                                       State& state) const {
     std::uint32_t p[kScores / 2];
 #pragma unroll
     for (int i = 0; i < kScores / 2; ++i) p[i] = __float_as_uint(weights[i]);
+    barrier_wait(&shared.v_full[state.v.stage], state.v.parity);
     wgmma_fence();
     issue_values<Traits>(o, p, nullptr, shared.v[state.v.stage]);
     wgmma_commit();
+  }
+
+  __device__ __forceinline__ void finish_values(float (&o)[Traits::kOutputs], State& state) const {
     wgmma_wait<0>();
     wgmma_results(o);
     release(&shared.v_empty[state.v.stage]);
@@ -180,49 +187,55 @@ struct SkipConsumer {
     return votes == kAllSkip;
   }
 
-  /// Moves the reference where the running maximum is more than 2^kSlack above it.
+  /// Moves the references where the running maximum is more than 2^kSlack above.
   __device__ __forceinline__ void raise(float (&o)[Traits::kOutputs], State& state) const {
+    float growth[2];
+    bool up[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float growth = (state.running_max[h] + state.rows.shift[h]) * args.scale_log2;
-      const bool up = growth > static_cast<float>(kSlack);  // the first time by infinity
-      if (!__any_sync(kFullWarp, up)) continue;
-      if (up) state.rows.shift[h] = -state.running_max[h];
-      lower_row(o, state.rows, h, up ? exp2_approx(-growth) : 1.0f);
+      growth[h] = (state.running_max[h] + state.rows.shift[h]) * args.scale_log2;
+      up[h] = growth[h] > static_cast<float>(kSlack);  // the first time by infinity
     }
+    if (!__any_sync(kFullWarp, up[0] || up[1])) return;
+    bool large = false;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (up[h]) {
+        state.rows.shift[h] = -state.running_max[h];
+        state.offset[h] = state.rows.shift[h] * args.scale_log2;
+      }
+      lower_row(o, state.rows, h, up[h] ? exp2_approx(-growth[h]) : 1.0f);
+      large = large || is_large(state.offset[h]);
+    }
+    state.large = __any_sync(kFullWarp, large);
   }
+
+  __device__ static __forceinline__ bool is_large(float offset) { return !(fabsf(offset) <= kLargestOffset); }
 
   /// The weights of a tile take the place of its scores: packed, in the first half. The product of reference and scale
   /// is rounded before a score's is added, which all weights of the row share; where it is so large that the rounding
   /// could matter, the difference is taken before the scale.
-  __device__ __forceinline__ void take_weights(float (&s)[kScores], RowState& rows) const {
-    float factor[2], offset[2];
-    bool large[2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      factor[h] = args.scale_log2;
-      offset[h] = rows.shift[h] == kNoReference ? 0.0f : rows.shift[h] * args.scale_log2;
-      large[h] = !(fabsf(offset[h]) <= kLargestOffset);
-    }
-    if (__any_sync(kFullWarp, large[0] || large[1])) {
-#pragma unroll
-      for (int i = 0; i < kScores; ++i) {
-        if (large[i >> 1 & 1]) s[i] = (s[i] + rows.shift[i >> 1 & 1]) * args.scale_log2;
-      }
+  __device__ __forceinline__ void take_weights(float (&s)[kScores], State& state) const {
+    float offset[2] = {state.offset[0], state.offset[1]};
+    if (state.large) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        if (large[h]) {
-          factor[h] = 1.0f;
-          offset[h] = 0.0f;
+        const bool large = is_large(offset[h]);
+        const float shift = large ? state.rows.shift[h] : 0.0f;
+        if (large) offset[h] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < kScores / 4; ++i) {
+          s[4 * i + 2 * h] += shift;
+          s[4 * i + 2 * h + 1] += shift;
         }
       }
     }
 #pragma unroll
     for (int i = 0; i < kScores / 2; ++i) {
       const int h = i & 1;
-      const float p0 = exp2_approx(fmaf(s[2 * i], factor[h], offset[h]));
-      const float p1 = exp2_approx(fmaf(s[2 * i + 1], factor[h], offset[h]));
-      rows.sum[h] += p0 + p1;
+      const float p0 = exp2_approx(fmaf(s[2 * i], args.scale_log2, offset[h]));
+      const float p1 = exp2_approx(fmaf(s[2 * i + 1], args.scale_log2, offset[h]));
+      state.rows.sum[h] += p0 + p1;
       s[i] = __uint_as_float(pack<typename Traits::Element>(p0, p1));
     }
   }
@@ -262,18 +275,21 @@ struct SkipConsumer {
     wgmma_results(s);
     release(&shared.k_empty[state.k.stage == 0 ? Traits::kKeyStages - 1 : state.k.stage - 1]);
     if (last) release(&shared.q_empty[place.n % Traits::kQueryStages]);
-    float raw[2];
-    const bool own_skip = vote(s, raw, place, state);
-
     const int next_n = place.n + last;
     const bool more = !last || arrives(next_n);
-    if (more) barrier_wait(&shared.k_full[state.k.stage], state.k.parity);
-    if (state.pending) barrier_wait(&shared.v_full[state.v.stage], state.v.parity);
-    take_turn();
-    if (state.pending) add_values(o, other, state);
-    issue_next_scores(other, next_n, state);
-    if (more || warpgroup == 0) pass_turn();
-
+    float raw[2];
+    bool own_skip;
+    if (state.pending) {
+      issue_pending_values(o, other, state);
+      own_skip = vote(s, raw, place, state);
+      if (more) barrier_wait(&shared.k_full[state.k.stage], state.k.parity);
+      finish_values(o, state);
+      issue_next_scores(other, next_n, state);
+    } else {
+      own_skip = vote(s, raw, place, state);
+      if (more) barrier_wait(&shared.k_full[state.k.stage], state.k.parity);
+      issue_next_scores(other, next_n, state);
+    }
     const bool skip = own_skip && warpgroup_skips(warpgroup, state) && warpgroup_skips(1 - warpgroup, state);
     state.votes.advance();
     if constexpr (Traits::kRecords) record(s, place, !skip, state);
@@ -284,14 +300,14 @@ struct SkipConsumer {
       }
     } else {
       raise(o, state);
-      take_weights(s, state.rows);
+      take_weights(s, state);
     }
     state.pending = !skip && !last;
     ++place.tile;
     if (last) {
       if (!skip) {
-        barrier_wait(&shared.v_full[state.v.stage], state.v.parity);
-        add_values(o, s, state);
+        issue_pending_values(o, s, state);
+        finish_values(o, state);
       }
       store(o, state.rows, place.n);
       state.start();
@@ -314,16 +330,13 @@ struct SkipConsumer {
     float s0[kScores], s1[kScores];
     Place place;
     State state;
-    if (warpgroup == 1) named_barrier_arrive(1, kTurnThreads);  // the first turn is warpgroup 0's
     if (!arrives(0)) return;
     open(place);
     state.start();
 #pragma unroll
     for (int i = 0; i < Traits::kOutputs; ++i) o[i] = 0.0f;
     barrier_wait(&shared.k_full[0], 0);
-    take_turn();
     issue_next_scores(s0, 0, state);
-    pass_turn();
 #pragma unroll 1
     for (;;) {
       if (!step(s0, s1, o, place, state)) return drain(s1);
