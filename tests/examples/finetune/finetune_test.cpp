@@ -1,6 +1,5 @@
 #include <catch2/catch_test_macros.hpp>
 
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -55,15 +54,19 @@ TEST_CASE("a fine-tuning that was stopped and resumed ends with the same bits as
 
 TEST_CASE("fine-tuning refuses what makes no sense") {
   const TemporaryDirectory directory;
+  const std::string ids = write_json(directory / "ids.json", some_ids(1500));
   const auto error = [&](const std::vector<std::string>& more) {
-    const ProgramResult result = finetune(directory, "none", more);
+    std::vector<std::string> arguments = {"--model", tiny_model(), "--token-ids", ids};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const ProgramResult result = run_program(arguments);
     CHECK(result.exit_code == 2);
-    CHECK_FALSE(std::filesystem::exists(directory / "none"));
     return result.err;
   };
+  CHECK(error({"--resume"}).find("--resume and --save-every need --checkpoint") != std::string::npos);
   CHECK(error({"--config", "SPARSE"}).find("--config is SPARSE, expected one of ") != std::string::npos);
   CHECK(error({"--seq-len", "4000"}).find("there are 0 windows to train on") != std::string::npos);
-  CHECK(error({"--steps", "0"}).find("steps and batch are 0 and 2, expected at least 1") != std::string::npos);
+  CHECK(error({"--seq-len", "96", "--steps", "0"}).find("steps and batch are 0 and 1, expected at least 1") !=
+        std::string::npos);
 }
 
 }  // namespace
