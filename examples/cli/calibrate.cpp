@@ -10,12 +10,11 @@
 #include <modelopt/calibration/calibrate.h>
 #include <modelopt/calibration/model_hash.h>
 #include <modelopt/calibration/sample_plan.h>
-#include <modelopt/checkpoint/export/export_checkpoint.h>
 #include <modelopt/config/parse.h>
 
 #include "commands.h"
 #include "exit_code.h"
-#include "interrupt.h"
+#include "export_target.h"
 #include "model_session.h"
 #include "output.h"
 #include "progress_bar.h"
@@ -34,8 +33,7 @@ struct Options {
   CommonOptions common;
   ConfigOptions config;
   std::string model;
-  std::string export_dir;
-  bool overwrite = false;
+  ExportTarget export_target;
   // fields of the calibration block; empty: as the configuration says
   std::string target_sparse_ratio, samples, max_seqlen, chunk_size, data_dir, cache_dir;
   std::string form = "table";
@@ -179,23 +177,6 @@ std::vector<eval::RulerResult> check_on_ruler(const ModelSession& session, const
   return run_ruler(session, generator, {calibrated}, ruler, options.common);
 }
 
-void write_export(const ModelSession& session, const Options& options, const eval::NamedConfig& config) {
-  const SparsifyReport report = apply_configs(session, {config});
-  const InterruptScope interrupt;
-  ProgressBar bar("exporting", progress_mode(options.common));
-  checkpoint::ExportOptions export_options;
-  export_options.overwrite = options.overwrite;
-  export_options.progress = [&](std::uint64_t done, std::uint64_t total) {
-    interrupt.check();
-    bar.update(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total));
-  };
-  try {
-    checkpoint::export_checkpoint(session.directory, options.export_dir, config.config, report, export_options);
-  } catch (const DataError& error) {
-    throw Error(error.what());  // the source was read already: this is about writing, exit code 1
-  }
-}
-
 // The targets of the first rule that was calibrated, which stand for all in the report.
 config::PhaseTargets targets_of(const config::SparseAttentionConfig& config) {
   const auto find = [](const config::Rule& rule) {
@@ -207,10 +188,7 @@ config::PhaseTargets targets_of(const config::SparseAttentionConfig& config) {
 }
 
 void run(const Options& options) {
-  if (options.export_dir.empty())
-    MODELOPT_CHECK(!options.overwrite, UsageError, "--overwrite has an effect only with --export");
-  else
-    checkpoint::check_export_target(options.model, options.export_dir, options.overwrite);
+  check_export(options.export_target, options.model);
   const Output output(options.json);
   const auto named = named_configs(with_calibration_fields(options), options.common);
   MODELOPT_CHECK(!named.empty(), UsageError,
@@ -229,9 +207,9 @@ void run(const Options& options) {
     ruler = check_on_ruler(session, generator, calibrated, options);
     output.print("\n" + ruler_table(ruler));
   }
-  if (!options.export_dir.empty()) {
-    write_export(session, options, calibrated);
-    output.print(str("\nWrote ", options.export_dir, "\n"));
+  if (!options.export_target.directory.empty()) {
+    write_export(session, calibrated, options.export_target, options.common);
+    output.print(str("\nWrote ", options.export_target.directory, "\n"));
   }
   const auto& phases = result.calibration;
   output.finish({{"model", options.model},
@@ -244,7 +222,7 @@ void run(const Options& options) {
                  {"samples", samples_data(result)},
                  {"seconds", result.seconds},
                  {"ruler", ruler_data(ruler)},
-                 {"export", options.export_dir.empty() ? Json() : Json(options.export_dir)}});
+                 {"export", options.export_target.directory.empty() ? Json() : Json(options.export_target.directory)}});
 }
 
 void add_calibration_options(CLI::App& command, Options& options) {
@@ -284,11 +262,7 @@ Command add_calibrate(CLI::App& program) {
   CLI::App* parser = program.add_subcommand(
       "calibrate", "Fit skip-softmax thresholds to a wanted share of skipped blocks, and export the result");
   add_model_option(*parser, options->model);
-  parser
-      ->add_option("--export,--export_dir", options->export_dir,
-                   "write a HuggingFace directory that carries the calibrated configuration")
-      ->type_name("DIR");
-  parser->add_flag("--overwrite", options->overwrite, "let --export replace an existing model directory");
+  add_export_options(*parser, options->export_target, "the calibrated configuration");
   add_json_option(*parser, options->json);
   add_config_options(*parser, options->config, ConfigUse::kOneRequired);
   add_calibration_options(*parser, *options);

@@ -9,13 +9,12 @@
 #include <utility>
 #include <vector>
 
-#include <modelopt/checkpoint/export/export_checkpoint.h>
 #include <modelopt/config/parse.h>
 #include <modelopt/models/generate.h>
 
 #include "commands.h"
 #include "exit_code.h"
-#include "interrupt.h"
+#include "export_target.h"
 #include "model_session.h"
 #include "output.h"
 #include "progress_bar.h"
@@ -30,8 +29,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options : ContinuationOptions {
-  std::string export_dir;
-  bool overwrite = false;
+  ExportTarget export_target;
   bool stats = false;
 };
 
@@ -132,23 +130,6 @@ Continuations continue_prompt(const ModelSession& session, const Prompts& prompt
   return result;
 }
 
-void write_export(const ModelSession& session, const Options& options, const eval::NamedConfig& config) {
-  const SparsifyReport report = apply_configs(session, {config});
-  const InterruptScope interrupt;
-  ProgressBar bar("exporting", progress_mode(options.common));
-  checkpoint::ExportOptions export_options;
-  export_options.overwrite = options.overwrite;
-  export_options.progress = [&](std::uint64_t done, std::uint64_t total) {
-    interrupt.check();
-    bar.update(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total));
-  };
-  try {
-    checkpoint::export_checkpoint(session.directory, options.export_dir, config.config, report, export_options);
-  } catch (const DataError& error) {
-    throw Error(error.what());  // the source was read already: this is about writing, exit code 1
-  }
-}
-
 Json to_data(const models::GeneratedSequence& sequence, const Prompts& prompts) {
   return {{"text", prompts.tokenizer ? Json(to_text(sequence, prompts)) : Json(nullptr)},
           {"ids", sequence.ids},
@@ -164,10 +145,7 @@ Json to_data(const Continuations& texts, const Prompts& prompts) {
 
 void check_options(const Options& options) {
   check_sampling_options(options.sampling);
-  if (options.export_dir.empty())
-    MODELOPT_CHECK(!options.overwrite, UsageError, "--overwrite has an effect only with --export");
-  else
-    checkpoint::check_export_target(options.model, options.export_dir, options.overwrite);
+  check_export(options.export_target, options.model);
 }
 
 void run(const Options& options) {
@@ -198,9 +176,9 @@ void run(const Options& options) {
   eval::AttentionStatistics statistics = result.statistics;  // of the prompt, to which decode is added
   statistics.add(models::Phase::kDecode, texts.decode_stats, session.model->config().num_key_value_heads);
   if (options.stats || asks_for_statistics(config.config)) output.print("\n" + statistics_table(statistics));
-  if (!options.export_dir.empty()) {
-    write_export(session, options, config);
-    output.print(str("\nWrote ", options.export_dir, "\n"));
+  if (!options.export_target.directory.empty()) {
+    write_export(session, config, options.export_target, options.common);
+    output.print(str("\nWrote ", options.export_target.directory, "\n"));
   }
 
   Json data = {{"model", options.model}, {"config", config.name}, {"configuration", config::to_json(config.config)}};
@@ -209,7 +187,7 @@ void run(const Options& options) {
   data["comparison"] = eval::to_json(result);
   data["statistics"] = eval::to_json(statistics);
   data["generation"] = to_data(texts, prompts);
-  data["export"] = options.export_dir.empty() ? Json(nullptr) : Json(options.export_dir);
+  data["export"] = options.export_target.directory.empty() ? Json(nullptr) : Json(options.export_target.directory);
   output.finish(data);
 }
 
@@ -220,11 +198,7 @@ Command add_sparsify(CLI::App& program) {
   CLI::App* parser = program.add_subcommand(
       "sparsify", "Apply a sparse configuration, compare output before and after, export the result");
   add_model_option(*parser, options->model);
-  parser
-      ->add_option("--export,--export_dir", options->export_dir,
-                   "write a HuggingFace directory that carries the configuration")
-      ->type_name("DIR");
-  parser->add_flag("--overwrite", options->overwrite, "let --export replace an existing model directory");
+  add_export_options(*parser, options->export_target, "the configuration");
   add_json_option(*parser, options->json);
   add_stats_option(*parser, options->stats);
   add_config_options(*parser, options->config, ConfigUse::kOneRequired);

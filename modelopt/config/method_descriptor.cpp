@@ -89,4 +89,12 @@ std::vector<FieldProblem> validate(const CalibrationConfig& calibration) {
   return check_fields(calibration_fields(), calibration);
 }
 
+void check(const MethodConfig& method) {
+  std::string problems;
+  for (const FieldProblem& found : validate(method))
+    problems += str(problems.empty() ? "" : "\n", descriptor_of(method).name, ": ", found.field, found.path, ": ",
+                    found.value, ", expected ", found.expectation);
+  MODELOPT_CHECK(problems.empty(), ConfigError, problems);
+}
+
 }  // namespace modelopt::config

@@ -59,4 +59,7 @@ struct MethodDescriptor {
 [[nodiscard]] std::vector<FieldProblem> validate(const MethodConfig& method);
 [[nodiscard]] std::vector<FieldProblem> validate(const CalibrationConfig& calibration);
 
+/// Throws ConfigError with all that validate() finds, a line each: method, field, value, expectation.
+void check(const MethodConfig& method);
+
 }  // namespace modelopt::config

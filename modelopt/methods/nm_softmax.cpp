@@ -56,4 +56,11 @@ attention::EagerSoftmax nm_softmax(const attention::EagerScores& scores,
   return softmax_over(scores, selected_keys(scores, parameters));
 }
 
+void select_in_operator(attention::AttentionPlan& plan, const config::SparseSoftmaxConfig& parameters) {
+  plan.sparsity_n = parameters.sparsity_n;
+  plan.sparsity_m = parameters.sparsity_m;
+  plan.num_sink_tokens = parameters.num_sink_tokens;
+  plan.dense_window_size = parameters.dense_window_size;
+}
+
 }  // namespace modelopt::methods

@@ -1,4 +1,5 @@
-// The N:M sparse softmax on ATen operations: what the eager backend of sparse_softmax puts in place of the softmax.
+// The N:M sparse softmax: on ATen operations, as the eager backends put it in place of the softmax, and as parameters
+// of the operator.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,5 +23,8 @@ namespace modelopt::methods {
 /// Softmax over visible ∧ (kept ∨ dense).
 [[nodiscard]] attention::EagerSoftmax nm_softmax(const attention::EagerScores& scores,
                                                  const config::SparseSoftmaxConfig& parameters);
+
+/// Sets the operator's N:M parameters.
+void select_in_operator(attention::AttentionPlan& plan, const config::SparseSoftmaxConfig& parameters);
 
 }  // namespace modelopt::methods

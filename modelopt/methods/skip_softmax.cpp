@@ -87,12 +87,7 @@ class ActiveSkipSoftmax final : public attention::ActiveMethod {
 
  private:
   void plan_fused(AttentionPlan& plan, const AttentionCall& call, const Lambdas& lambdas, bool selects) const {
-    if (selects) {
-      plan.sparsity_n = parameters_.sparsity_n;
-      plan.sparsity_m = parameters_.sparsity_m;
-      plan.num_sink_tokens = parameters_.num_sink_tokens;
-      plan.dense_window_size = parameters_.dense_window_size;
-    }
+    if (selects) select_in_operator(plan, selection(parameters_));
     if (lambdas.size() == 1) {
       plan.skip_softmax_threshold = lambdas.front();
     } else {
@@ -157,12 +152,8 @@ bool may_skip(const SkipSoftmaxConfig& parameters) {
 
 void check(const config::MethodConfig& config, const SkipSoftmaxConfig& parameters,
            const attention::AttentionModuleTraits& module) {
+  config::check(config);
   const std::string_view name = config::descriptor_of(config).name;
-  std::string problems;
-  for (const config::FieldProblem& found : config::validate(config))
-    problems += str(problems.empty() ? "" : "\n", name, ": ", found.field, found.path, ": ", found.value, ", expected ",
-                    found.expectation);
-  MODELOPT_CHECK(problems.empty(), ConfigError, problems);
   const config::PhaseTargets& targets = parameters.target_sparsity;
   MODELOPT_CHECK(std::holds_alternative<config::ThresholdCalibration>(parameters.threshold) ||
                      (!targets.prefill && !targets.decode),

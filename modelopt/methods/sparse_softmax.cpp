@@ -39,10 +39,7 @@ class ActiveSparseSoftmax final : public attention::ActiveMethod {
         return nm_softmax(scores, parameters);
       };
     } else {
-      plan.sparsity_n = parameters_.sparsity_n;
-      plan.sparsity_m = parameters_.sparsity_m;
-      plan.num_sink_tokens = parameters_.num_sink_tokens;
-      plan.dense_window_size = parameters_.dense_window_size;
+      select_in_operator(plan, parameters_);
     }
     return scope;
   }
@@ -60,11 +57,7 @@ BoundMethod SparseSoftmax::bind(const config::MethodConfig& parameters,
   const auto* own = std::get_if<SparseSoftmaxConfig>(&parameters);
   MODELOPT_CHECK(own != nullptr, ConfigError, name(), ": parameters of ", config::descriptor_of(parameters).name,
                  ", expected its own");
-  std::string problems;
-  for (const config::FieldProblem& found : config::validate(parameters))
-    problems += str(problems.empty() ? "" : "\n", name(), ": ", found.field, ": ", found.value, ", expected ",
-                    found.expectation);
-  MODELOPT_CHECK(problems.empty(), ConfigError, problems);
+  config::check(parameters);
 
   BoundMethod bound{.active = std::make_shared<ActiveSparseSoftmax>(*own), .operator_traits = std::nullopt};
   const bool sparse = own->sparsity_n > 0;

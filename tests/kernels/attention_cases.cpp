@@ -88,8 +88,8 @@ std::string coordinates(const at::Tensor& tensor, std::int64_t flat) {
 
 }  // namespace
 
-SingleThread::SingleThread() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
-SingleThread::~SingleThread() { at::set_num_threads(threads_); }
+Threads::Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
+Threads::~Threads() { at::set_num_threads(before_); }
 
 std::vector<std::string> cpu_backends() {
   std::vector<std::string> names;

@@ -12,17 +12,18 @@
 
 namespace modelopt::kernels::testing {
 
-/// While it lives, ATen uses one thread. The comparisons are many small operations: a team of threads for each costs
-/// more than it brings, and far more on a busy machine. Not for the backends under test, which keep their threads.
-class SingleThread {
+/// A scope with that many threads for ATen and the CPU backends. One is for comparisons: they are many small operations,
+/// and a team of threads for each costs more than it brings, and far more on a busy machine. Not for the backends under
+/// test, which keep their threads.
+class Threads {
  public:
-  SingleThread();
-  ~SingleThread();
-  SingleThread(const SingleThread&) = delete;
-  SingleThread& operator=(const SingleThread&) = delete;
+  explicit Threads(int count);
+  ~Threads();
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
 
  private:
-  int threads_;
+  int before_;
 };
 
 /// Names of the backends that run on CPU tensors here, the reference included.

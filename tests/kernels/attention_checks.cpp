@@ -200,7 +200,7 @@ at::Tensor eager_in_dtype(const AttentionArgs& args, const at::Tensor& attended)
 
 std::string check_values(const AttentionArgs& args, const AttentionResult& actual, const at::Tensor& mask,
                          const TestedBackend& backend) {
-  const SingleThread serial;
+  const Threads serial(1);
   const AttentionArgs on_its_device = values_on(args, backend.device);
   const at::Tensor attended = mask.to(backend.device);
   const Expected expected = attend_under_mask(on_its_device, attended);

@@ -53,7 +53,7 @@ Gradients differentiate(const AttentionArgs& args, const at::Tensor& output, con
 Gradients expected_gradients(AttentionArgs args, const at::Tensor& mask) {
   for (at::Tensor* t : {&args.q, &args.k, &args.v}) *t = t->detach().to(at::kDouble);
   args = with_leaves(args);
-  const SingleThread serial;
+  const Threads serial(1);
   const Expected expected = attend_under_mask(args, mask);
   return differentiate(args, expected.output, expected.logsumexp);
 }

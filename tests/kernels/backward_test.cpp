@@ -23,17 +23,6 @@ using namespace modelopt::kernels::testing;
 
 namespace {
 
-class Threads {
- public:
-  explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
-  ~Threads() { at::set_num_threads(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
-
 /// A fixed gradient for every element of a result.
 at::Tensor wave_like(const at::Tensor& t) {
   at::Tensor wave = at::zeros(t.sizes(), at::kDouble);
@@ -58,7 +47,7 @@ std::string difference_of(const AttentionGradients& a, const AttentionGradients&
 
 /// The gradients of sum(output * wave) that PyTorch finds when it computes masked attention in `dtype`.
 AttentionGradients eager_gradients(const AttentionArgs& args, const at::Tensor& attended, at::ScalarType dtype) {
-  const SingleThread serial;
+  const Threads serial(1);
   std::array<at::Tensor, 3> leaves;
   const std::array<at::Tensor, 3> inputs{args.q, args.k, args.v};
   for (std::size_t i = 0; i < 3; ++i) leaves[i] = inputs[i].detach().to(dtype, false, true).requires_grad_(true);

@@ -118,7 +118,7 @@ TEST_CASE("calibrate: counts do not depend on threads, order of trials, or chunk
   const AttentionArgs args = on_backend(with_setting(make_args(shape), {.br = 32, .bc = 16}), "cpu");
   const at::Tensor counts = attention_calibrate(calibrate_args(args, kTrials)).counts;
   {
-    const SingleThread one;
+    const Threads one(1);
     CHECK(attention_calibrate(calibrate_args(args, kTrials)).counts.equal(counts));
   }
   CHECK(attention_calibrate(calibrate_args(args, {0.9, 0.6, 0.3, 0.01, 0.0})).counts.flip(2).equal(counts));

@@ -456,7 +456,7 @@ TEST_CASE("semantics: statistics count pairs as the mask has them and change no 
         const AttentionResult counted = run(args);
         CHECK(plain.stats.sizes() == at::IntArrayRef({0}));
         CHECK(bitwise_difference(counted.output, plain.output) == "");
-        const SingleThread serial;
+        const Threads serial(1);
         const at::Tensor mask = attended_mask(args);
         const auto sequences = sequences_of(args);
         for (std::size_t b = 0; b < sequences.size(); ++b) {
@@ -489,7 +489,7 @@ TEST_CASE("semantics: the number of threads changes no bit", "[semantics]") {
       INFO(backend << ": " << setting);
       const AttentionArgs args = on_backend(with_setting(make_args(shape), setting), backend);
       const AttentionMaskResult several = attention_with_mask(args);
-      const SingleThread serial;
+      const Threads serial(1);
       const AttentionMaskResult one = attention_with_mask(args);
       CHECK(bitwise_difference(several.result.output, one.result.output) == "");
       CHECK(bitwise_difference(several.result.logsumexp, one.result.logsumexp) == "");

@@ -21,17 +21,6 @@ using namespace modelopt::kernels::testing;
 
 namespace {
 
-class Threads {
- public:
-  explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
-  ~Threads() { at::set_num_threads(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
-
 AttentionMaskResult run_on(int threads, const AttentionArgs& args) {
   const Threads scope(threads);
   return attention_with_mask(args);
