@@ -136,6 +136,14 @@ cuda::BackwardParams backward_params_of(const BackwardProblem& problem, const at
           .logsumexp_stride = attention.heads};
 }
 
+/// Memory for the launches of one call, which `held` keeps until all of them are enqueued.
+cuda::Workspace workspace_of(const at::Tensor& q, std::vector<at::Tensor>& held) {
+  return [options = q.options().dtype(at::kByte), &held](std::size_t bytes) {
+    held.push_back(at::empty({static_cast<std::int64_t>(bytes)}, options));
+    return held.back().data_ptr();
+  };
+}
+
 class CudaBackend : public Backend {
  public:
   using Run = void (*)(const AttentionParams&, const cuda::Workspace&, cudaStream_t);
@@ -168,10 +176,7 @@ class CudaBackend : public Backend {
       MODELOPT_CUDA_CHECK(cudaMemsetAsync(params.stats, 0, problem.stats.nbytes(), stream), "zeroing stats");
     }
     std::vector<at::Tensor> held;
-    const cuda::Workspace workspace = [&](std::size_t bytes) {
-      held.push_back(at::empty({static_cast<std::int64_t>(bytes)}, problem.q.options().dtype(at::kByte)));
-      return held.back().data_ptr();
-    };
+    const cuda::Workspace workspace = workspace_of(problem.q, held);
     const bool empty = params.batch == 0 || params.max_q_len == 0 || params.max_k_len == 0;
     // The mask and the statistics come from the backend's own kernel; its output is then written over by the decode
     // kernel, so that asking for them changes no bit. With skip-softmax the decode kernel, which decides, records.
@@ -181,6 +186,24 @@ class CudaBackend : public Backend {
     if (empty || (own_kernel && !fills_rows_)) cuda::fill_unowned_rows(params, stream);
     if (own_kernel) run_(params, workspace, stream);
     if (decode) cuda::run_decode(params, workspace, stream);
+  }
+
+  [[nodiscard]] std::optional<std::string> unsupported_calibrate(const AttentionTraits&) const override {
+    return std::nullopt;  // the forward decides: blocks of any size are counted in a pass of their own
+  }
+
+  /// Counts with the portable kernels in every backend; what they leave in the log-sum-exp the forward writes over.
+  void calibrate(const AttentionProblem& problem, const std::vector<double>& trials,
+                 const at::Tensor& counts) const override {
+    {
+      const c10::cuda::CUDAGuard guard(problem.q.device());
+      std::vector<float> log_lambdas(trials.size());
+      std::transform(trials.begin(), trials.end(), log_lambdas.begin(), skip_log_lambda);
+      std::vector<at::Tensor> held;
+      cuda::count_skipped_blocks(params_of(problem), log_lambdas, counts.data_ptr<std::int64_t>(),
+                                 workspace_of(problem.q, held), c10::cuda::getCurrentCUDAStream());
+    }
+    run(problem);
   }
 
   [[nodiscard]] std::optional<std::string> unsupported_backward(const AttentionTraits&) const override {
@@ -201,10 +224,7 @@ class CudaBackend : public Backend {
     const bool sparse = params.attention.sparsity_n > 0 || params.attention.skips();
     if (!sparse) params.attention.mask = nullptr;
     std::vector<at::Tensor> held;
-    const cuda::Workspace workspace = [&](std::size_t bytes) {
-      held.push_back(at::empty({static_cast<std::int64_t>(bytes)}, options.dtype(at::kByte)));
-      return held.back().data_ptr();
-    };
+    const cuda::Workspace workspace = workspace_of(problem.forward.q, held);
     const bool decide_again = sparse && params.attention.mask == nullptr;
     cuda::run_backward(params, decide_again, run_, backward_kernels(params), workspace, stream);
   }

@@ -30,21 +30,35 @@ __global__ void count_marks(const __grid_constant__ AttentionParams p, const Vis
   if (skipped > 0) atomicAdd(stats + 1, skipped);
 }
 
-std::uint8_t* zeroed_bytes(std::size_t bytes, const Workspace& workspace, cudaStream_t stream) {
-  auto* const memory = static_cast<std::uint8_t*>(workspace(bytes));
-  MODELOPT_CUDA_CHECK(cudaMemsetAsync(memory, 0, bytes, stream), "zeroing ", bytes, " block marks");
-  return memory;
+/// Zeroed elements for all pairs of blocks.
+template <typename Element>
+Element* allocate_elements(const AttentionParams& p, const VisibleBlocks& blocks, const Workspace& workspace,
+                           cudaStream_t stream) {
+  const auto pairs = static_cast<std::size_t>(p.batch) * p.heads * blocks.query_blocks * blocks.key_blocks;
+  void* const memory = workspace(pairs * sizeof(Element));
+  MODELOPT_CUDA_CHECK(cudaMemsetAsync(memory, 0, pairs * sizeof(Element), stream), "zeroing ", pairs, " block marks");
+  return static_cast<Element*>(memory);
+}
+
+VisibleBlocks count_blocks(const AttentionParams& p) {
+  VisibleBlocks blocks;
+  blocks.query_blocks = ceil_div(p.max_q_len, p.skip_br) + 1;  // a sequence's rows may begin and end inside a block
+  blocks.key_blocks = ceil_div(p.max_k_len, p.skip_bc);
+  return blocks;
 }
 
 }  // namespace
 
 VisibleBlocks allocate_visible_blocks(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
-  VisibleBlocks blocks;
-  blocks.query_blocks = ceil_div(p.max_q_len, p.skip_br) + 1;  // a sequence's rows may begin and end inside a block
-  blocks.key_blocks = ceil_div(p.max_k_len, p.skip_bc);
-  const auto bytes = static_cast<std::size_t>(p.batch) * p.heads * blocks.query_blocks * blocks.key_blocks;
-  if (p.stats != nullptr) blocks.marks = zeroed_bytes(bytes, workspace, stream);
-  if (p.skips()) blocks.attended = zeroed_bytes(bytes, workspace, stream);
+  VisibleBlocks blocks = count_blocks(p);
+  if (p.stats != nullptr) blocks.marks = allocate_elements<std::uint8_t>(p, blocks, workspace, stream);
+  if (p.skips()) blocks.attended = allocate_elements<std::uint8_t>(p, blocks, workspace, stream);
+  return blocks;
+}
+
+VisibleBlocks allocate_block_differences(const AttentionParams& p, const Workspace& workspace, cudaStream_t stream) {
+  VisibleBlocks blocks = count_blocks(p);
+  blocks.differences = allocate_elements<std::uint32_t>(p, blocks, workspace, stream);
   return blocks;
 }
 

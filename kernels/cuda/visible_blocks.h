@@ -1,5 +1,5 @@
-// Blocks of query rows and keys (semantics: skip-softmax blocks): which hold a visible pair, for the statistics, and
-// which some row attends to, for skipping.
+// Blocks of query rows and keys (semantics: skip-softmax blocks): which hold a visible pair, for the statistics, which
+// some row attends to, for skipping, and how far they lie behind, for calibration.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,14 @@
 
 namespace modelopt::kernels::cuda {
 
-/// One byte for each pair of blocks of each sequence and head: [batch, heads, query_blocks, key_blocks].
+/// One element for each pair of blocks of each sequence and head: [batch, heads, query_blocks, key_blocks].
 struct VisibleBlocks {
   std::uint8_t* marks = nullptr;     ///< with statistics: set where a row sees a key
   std::uint8_t* attended = nullptr;  ///< with skip-softmax: set where a row that sees a key votes against skipping
   int query_blocks = 0;
   int key_blocks = 0;
+  /// With calibration: ordered_bits() of the largest skip_difference() of the rows that see a key, 0 where none does.
+  std::uint32_t* differences = nullptr;
 
   /// Index of the first pair of a sequence and head.
   [[nodiscard]] MODELOPT_HOST_DEVICE constexpr std::int64_t first_of(const AttentionParams& p, int sequence,
@@ -29,6 +31,10 @@ struct VisibleBlocks {
 /// Zeroed memory for one launch: marks if params.stats is wanted, attended if params.skips().
 [[nodiscard]] VisibleBlocks allocate_visible_blocks(const AttentionParams& params, const Workspace& workspace,
                                                     cudaStream_t stream);
+
+/// Zeroed memory for the differences of one launch: 4 bytes a pair of blocks.
+[[nodiscard]] VisibleBlocks allocate_block_differences(const AttentionParams& params, const Workspace& workspace,
+                                                       cudaStream_t stream);
 
 /// Adds the visible blocks up into column 0 of params.stats and those that are skipped into column 1.
 void count_visible_blocks(const AttentionParams& params, const VisibleBlocks& blocks, cudaStream_t stream);

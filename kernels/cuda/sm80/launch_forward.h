@@ -10,6 +10,12 @@ struct __nv_bfloat16;
 
 namespace modelopt::kernels::cuda::sm80 {
 
+/// What the kernels of a problem get, but for visible_blocks. Throws Unsupported where the grid would be too large.
+[[nodiscard]] ForwardParams forward_params_of(const AttentionParams& params);
+
+/// The vote kernel for the problem's elements and head_dim.
+void run_votes(const ForwardParams& params, cudaStream_t stream);
+
 /// Query rows of a tile; ForwardParams::query_tiles is computed with it.
 [[nodiscard]] constexpr int query_tile_rows(int padded_head_dim) { return padded_head_dim <= 128 ? 128 : 64; }
 

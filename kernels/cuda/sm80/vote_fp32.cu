@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kFp32Threads) vote_fp32(const __grid_constant_
   const AttentionParams& p = params.attention;
   const Fp32Rows rows(params);
   const SequenceRange& s = rows.block.sequence;
-  if (rows.empty() || !skips_blocks(p, rows.block.batch)) return;
+  if (rows.empty() || !has_votes(params, rows.block.batch)) return;
 
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;

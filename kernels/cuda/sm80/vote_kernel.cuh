@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
   const SequenceRange& s = block.sequence;
   const int row_begin = max(block.tile_row - block.offset, 0);
   const int row_end = min(block.tile_row - block.offset + C::kRows, s.q_len);
-  if (row_begin >= row_end || !skips_blocks(p, block.batch)) return;
+  if (row_begin >= row_end || !has_votes(params, block.batch)) return;
 
   const int end_key = p.is_causal ? min(row_end + block.offset, s.k_len) : s.k_len;
   const int first_key = p.sliding_window > 0 ? max(row_begin + block.offset - p.sliding_window + 1, 0) : 0;

@@ -4,13 +4,20 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_params.h"
+#include "kernels/cuda/ordered_bits.h"
 #include "kernels/cuda/sm80/block_problem.cuh"
 #include "kernels/cuda/sm80/forward_params.h"
 #include "kernels/cuda/visible_blocks.h"
 
 namespace modelopt::kernels::cuda::sm80 {
 
-/// Goes through the key blocks in ascending order. Rows that do not exist have no vote.
+/// Whether the rows of the sequence vote.
+__device__ inline bool has_votes(const ForwardParams& params, int batch) {
+  return params.visible_blocks.differences != nullptr || skips_blocks(params.attention, batch);
+}
+
+/// Goes through the key blocks in ascending order. Rows that do not exist have no vote. A calibration, which asks for
+/// many thresholds at once, collects what they are compared with instead: the largest difference of a pair of blocks.
 class VoteMarks {
  public:
   __device__ VoteMarks(const ForwardParams& params, const BlockProblem& block, int first_key)
@@ -26,10 +33,17 @@ class VoteMarks {
   /// The vote of the row at position p, which sees a key of the current block.
   __device__ void vote(int p, float block_maximum, float running_maximum) const {
     const AttentionParams& attention = params_.attention;
-    if (!is_row(p) || row_votes_skip(block_maximum, running_maximum, attention.scale, log_lambda_)) return;
+    const VisibleBlocks& blocks = params_.visible_blocks;
+    const float difference = skip_difference(block_maximum, running_maximum, attention.scale);
+    if (!is_row(p) || (blocks.differences == nullptr && votes_skip(difference, log_lambda_))) return;
     const int first_key = block_end_ - attention.skip_bc;
-    params_.visible_blocks.attended[block_index(params_.visible_blocks, attention, block_.batch, block_.head,
-                                                block_.offset, p, first_key)] = 1;
+    const std::int64_t index =
+        block_index(blocks, attention, block_.batch, block_.head, block_.offset, p, first_key);
+    if (blocks.differences != nullptr) {
+      atomicMax(blocks.differences + index, ordered_bits(difference));
+    } else {
+      blocks.attended[index] = 1;
+    }
   }
 
   /// The row's log-sum-exp becomes NaN if it is `poisoned`, else 0, until the forward kernel writes it.
