@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly TAGS=(attention semantics shapes shapes-wide shapes-long selection layout scores decode graphs streams errors backward skip)
+readonly TAGS=(attention semantics shapes shapes-wide shapes-long selection layout scores decode graphs streams errors backward skip calibrate)
 readonly LIMIT=450 # seconds for all of a part
 fail() { printf '[gpu] error: %s\n' "$*" >&2; exit 1; }
 

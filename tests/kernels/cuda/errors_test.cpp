@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "kernels/tested_backend.h"
+#include "kernels/calibrate_call.h"
 
 using namespace modelopt;
 using namespace modelopt::kernels;
@@ -82,6 +82,30 @@ TEST_CASE("errors: what no CUDA backend takes", "[errors]") {
                          "\" cannot run attention on CPU tensors of Half with head_dim 16: sm90: runs on CUDA tensors, "
                          "not on CPU tensors; sm80: runs on CUDA tensors, not on CPU tensors; cpu: can run it; "
                          "reference: can run it");
+  }
+}
+
+TEST_CASE("errors: no CUDA backend calibrates fp64", "[errors]") {
+  const AttentionArgs args = cuda_args(at::kDouble);
+  CHECK(message_of([&] { return attention_calibrate(calibrate_args(args, {0.5})); }) ==
+        "no backend can run attention_calibrate on CUDA tensors of Double with head_dim 64: sm90: has no kernel for "
+        "dtype Double; sm80: has no kernel for dtype Double" +
+            kCpuBackends);
+}
+
+TEST_CASE("errors: of sequences that are longer than promised nothing is counted", "[errors]") {
+  for (const TestedBackend& backend : tested_backends()) {
+    AttentionArgs args = on_device(
+        on_backend(make_args({.lengths = {{20, 20}, {7, 7}, {30, 30}}, .head_dim = 64, .dtype = at::kHalf}), backend),
+        backend.device);
+    args.max_input_len = 20;
+    const AttentionCalibrateResult result = attention_calibrate(calibrate_args(args, {0.5, 0.9}));
+    INFO(backend);
+    for (std::int64_t b = 0; b < 3; ++b) {
+      CHECK(result.counts[b].select(2, 0).eq(b < 2 ? 1 : 0).all().item<bool>());  // one block of 128 x 128, or none
+    }
+    CHECK(result.output.narrow(0, 27, 30).isnan().all().item<bool>());
+    CHECK(result.output.narrow(0, 0, 27).isfinite().all().item<bool>());
   }
 }
 

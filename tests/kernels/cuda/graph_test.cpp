@@ -9,7 +9,7 @@
 #include <array>
 #include <vector>
 
-#include "kernels/tested_backend.h"
+#include "kernels/calibrate_call.h"
 
 using namespace modelopt::kernels;
 using namespace modelopt::kernels::testing;
@@ -83,6 +83,36 @@ TEST_CASE("graphs: decode is captured with bounds and replayed with growing cach
                          {{1, 1, 1}, {11, 2, 701}},
                          {{1, 0, 1}, {5000, 0, 4999}},
                          {{1, 1, 1}, {4096, 5000, 0}}});
+  }
+}
+
+TEST_CASE("graphs: a calibration is captured with bounds and replayed with other lengths", "[graphs]") {
+  const std::vector<double> trials{0.0, 0.2, 0.9};
+  for (const TestedBackend& backend : tested_backends()) {
+    const std::vector<CallLengths> calls{{{300, 300, 300}, {500, 500, 500}}, {{1, 299, 0}, {1, 500, 257}}};
+    AttentionArgs args = with_lengths(bounded_args(backend, 300, 500), calls.front());
+    args.skip_softmax_br = 16;
+    args.skip_softmax_bc = 40;
+    at::cuda::CUDAGraph graph;
+    AttentionCalibrateResult captured;
+    {
+      const c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromPool());
+      static_cast<void>(attention_calibrate(calibrate_args(args, trials)));
+      graph.capture_begin();
+      captured = attention_calibrate(calibrate_args(args, trials));
+      graph.capture_end();
+    }
+    for (const CallLengths& lengths : calls) {
+      INFO(backend << ", first sequence " << lengths.q[0] << "/" << lengths.k[0]);
+      args.b_seq_len.copy_(ints(lengths.q));
+      args.b_seq_len_k->copy_(ints(lengths.k));
+      graph.replay();
+      const AttentionCalibrateResult expected =
+          attention_calibrate(calibrate_args(with_lengths(args, lengths), trials));
+      CHECK(bitwise_difference(captured.output.cpu(), expected.output.cpu()) == "");
+      CHECK(captured.counts.cpu().equal(expected.counts.cpu()));
+      CHECK(expected.counts.select(3, 1).any().item<bool>());
+    }
   }
 }
 

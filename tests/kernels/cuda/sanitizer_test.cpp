@@ -2,7 +2,7 @@
 // tiles that end in the middle, once each.
 #include <catch2/catch_test_macros.hpp>
 
-#include "kernels/tested_backend.h"
+#include "kernels/calibrate_call.h"
 
 using namespace modelopt::kernels;
 using namespace modelopt::kernels::testing;
@@ -54,6 +54,8 @@ TEST_CASE("sanitizer: every kernel that skips blocks once", "[sanitizer]") {
             args.collect_stats = true;
             INFO(backend << ": " << shape << "; " << setting);
             CHECK(run(args).output.isfinite().all().item<bool>());
+            if (setting.sparsity_n > 0) continue;
+            CHECK(run_calibrate(args, {0.0, 0.5}).counts.sum().item<std::int64_t>() > 0);
           }
         }
       }
