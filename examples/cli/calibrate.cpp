@@ -108,8 +108,8 @@ std::string phase_text(const std::string& name, const PhaseCalibration& phase, d
                    {"exponential", Align::kRight},
                    {"skips %", Align::kRight}});
   for (const Prediction& row : predict(phase, target))
-    table.add_row({std::to_string(row.length), significant(row.threshold, 3), percent(row.skipped),
-                   percent(row.largest), row.exponential_threshold ? significant(*row.exponential_threshold, 3) : "-",
+    table.add_row({std::to_string(row.length), significant(row.threshold, 4), percent(row.skipped),
+                   percent(row.largest), row.exponential_threshold ? significant(*row.exponential_threshold, 4) : "-",
                    row.exponential_skipped ? percent(*row.exponential_skipped) : "-"});
   std::string text = str(name, ", target ", percent(target), " %\n", table.render());
   if (phase.exponential) {

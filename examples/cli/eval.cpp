@@ -142,6 +142,7 @@ Json to_data(const Options& options, const std::vector<eval::NamedConfig>& confi
   data["results"] = Json::array();
   data["standard_errors"] = Json::array();  // of what the tables show beyond `results`, in the same order
   data["statistics"] = Json::array();       // by module, head group and phase, in the same order
+  data["thresholds"] = Json::array();       // taken from calibrations, likewise
   for (const auto& result : results) {
     data["results"].push_back(eval::to_json(result));
     data["standard_errors"].push_back({{"ppl", nullable(ppl_error(result.ppl, result.nll_se))},
@@ -149,6 +150,7 @@ Json to_data(const Options& options, const std::vector<eval::NamedConfig>& confi
                                        {"dense_ppl", nullable(ppl_error(result.dense_ppl, result.dense_nll_se))},
                                        {"top1", nullable(result.top1_se)}});
     data["statistics"].push_back(eval::to_json(result.statistics));
+    data["thresholds"].push_back(eval::thresholds_to_json(result.statistics));
   }
   return data;
 }
@@ -164,6 +166,8 @@ void evaluate_ruler(const ModelSession& session, const std::vector<eval::NamedCo
   ruler.tasks = ruler_tasks(options.ruler_tasks, generator, ruler.lengths, ruler.seed);
   const auto results = run_ruler(session, generator, configs, ruler, options.common);
   output.print(ruler_table(results));
+  for (const auto& named : configs)
+    if (options.stats || asks_for_statistics(named.config)) output.print(ruler_statistics(results, named.name));
   Json data = {{"model", options.model}, {"seed", ruler.seed}, {"configs", Json::object()}};
   for (const auto& named : configs) data["configs"][named.name] = config::to_json(named.config);
   data["ruler"] = ruler_data(results);

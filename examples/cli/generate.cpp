@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <modelopt/models/generate.h>
+#include <modelopt/sparsify/attention_modules.h>
 #include <modelopt/util/log.h>
 
 #include "commands.h"
@@ -73,6 +74,8 @@ void run(const Options& options) {
   const std::int64_t key_heads = session.model->config().num_key_value_heads;
   statistics.add(models::Phase::kPrefill, result.prefill_stats, key_heads);
   statistics.add(models::Phase::kDecode, result.decode_stats, key_heads);
+  for (const auto phase : {models::Phase::kPrefill, models::Phase::kDecode})
+    statistics.add(phase, threshold_counts(*session.model, phase));
   if (!statistics.empty()) output.print("\n" + statistics_table(statistics));
 
   Json sequences = Json::array();
@@ -91,7 +94,8 @@ void run(const Options& options) {
                  {"prefill_seconds", result.prefill_seconds},
                  {"decode_tokens", result.decode_tokens},
                  {"decode_seconds", result.decode_seconds},
-                 {"statistics", eval::to_json(statistics)}});
+                 {"statistics", eval::to_json(statistics)},
+                 {"thresholds", eval::thresholds_to_json(statistics)}});
 }
 
 }  // namespace

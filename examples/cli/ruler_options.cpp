@@ -11,6 +11,7 @@
 #include "exit_code.h"
 #include "progress_bar.h"
 #include "shipped_text.h"
+#include "statistics_table.h"
 #include "text_table.h"
 
 namespace modelopt::cli {
@@ -27,10 +28,14 @@ std::string score(const RulerResult& result) {
              fixed(100.0 * result.score_range.high, 1), "]");
 }
 
+std::string skipped(const RulerResult& result, attention::Phase phase) {
+  return percent(result.statistics.total(phase).skipped_fraction());
+}
+
 void add_row(TextTable& table, const std::string& name, const RulerResult& result) {
   table.add_row({name, result.config.value_or("dense"), score(result), percent(result.score_part),
-                 str(result.complete, " of ", result.prompts.size()), percent(result.prefill.skipped_fraction()),
-                 percent(result.decode.skipped_fraction()), fixed(result.seconds, 1)});
+                 str(result.complete, " of ", result.prompts.size()), skipped(result, attention::Phase::kPrefill),
+                 skipped(result, attention::Phase::kDecode), fixed(result.seconds, 1)});
 }
 
 // All tasks of one length and configuration together: every prompt counts alike.
@@ -104,6 +109,14 @@ std::string ruler_table(const std::vector<RulerResult>& results) {
   return text;
 }
 
+std::string ruler_statistics(const std::vector<RulerResult>& results, const std::string& config) {
+  std::string text;
+  for (const RulerResult& sum : totals(results))
+    if (sum.config == config)
+      text += str("\n", config, ", prompts of ", sum.length, " tokens\n", statistics_table(sum.statistics));
+  return text;
+}
+
 nlohmann::ordered_json ruler_data(const std::vector<RulerResult>& results) {
   nlohmann::ordered_json data = nlohmann::ordered_json::array();
   for (const RulerResult& result : results) data.push_back(eval::to_json(result));
@@ -111,6 +124,7 @@ nlohmann::ordered_json ruler_data(const std::vector<RulerResult>& results) {
     nlohmann::ordered_json json = eval::to_json(sum);
     json["task"] = "all";
     json.erase("prompts");
+    json["statistics"] = eval::to_json(sum.statistics);
     data.push_back(std::move(json));
   }
   return data;

@@ -32,7 +32,11 @@ namespace modelopt::cli {
 /// A table per length: a row for each task, a score for dense and for each configuration, and what was skipped.
 [[nodiscard]] std::string ruler_table(const std::vector<eval::RulerResult>& results);
 
-/// [{"config", "task", "seq_len", …}, …], and after them the same over all tasks of a length with "task": "all".
+/// What the modules skipped and kept with this configuration, for each length over all tasks.
+[[nodiscard]] std::string ruler_statistics(const std::vector<eval::RulerResult>& results, const std::string& config);
+
+/// [{"config", "task", "seq_len", …}, …], and after them the same over all tasks of a length with "task": "all", without
+/// "prompts" and with "statistics".
 [[nodiscard]] nlohmann::ordered_json ruler_data(const std::vector<eval::RulerResult>& results);
 
 }  // namespace modelopt::cli

@@ -11,6 +11,7 @@
 
 #include <modelopt/config/parse.h>
 #include <modelopt/models/generate.h>
+#include <modelopt/sparsify/attention_modules.h>
 
 #include "commands.h"
 #include "exit_code.h"
@@ -38,6 +39,7 @@ struct Continuations {
   models::GeneratedSequence dense;
   models::GeneratedSequence sparse;
   std::vector<models::ModuleStats> decode_stats;  ///< of the sparse model, where they are asked for
+  attention::ThresholdCounts decode_thresholds;   ///< of the sparse model
 
   /// Index of the first token that differs; none if they are equal.
   [[nodiscard]] std::optional<std::size_t> first_difference() const {
@@ -126,6 +128,7 @@ Continuations continue_prompt(const ModelSession& session, const Prompts& prompt
   models::GenerateResult sparse = models::generate(*session.model, prompts.rows, generation, step);
   result.sparse = std::move(sparse.sequences.front());
   result.decode_stats = std::move(sparse.decode_stats);
+  result.decode_thresholds = threshold_counts(*session.model, models::Phase::kDecode);
   bar.update(2 * generation.max_new_tokens, 2 * generation.max_new_tokens);
   return result;
 }
@@ -175,6 +178,7 @@ void run(const Options& options) {
                    difference_sentence(texts, prompts)));
   eval::AttentionStatistics statistics = result.statistics;  // of the prompt, to which decode is added
   statistics.add(models::Phase::kDecode, texts.decode_stats, session.model->config().num_key_value_heads);
+  statistics.add(models::Phase::kDecode, texts.decode_thresholds);
   if (options.stats || asks_for_statistics(config.config)) output.print("\n" + statistics_table(statistics));
   if (!options.export_target.directory.empty()) {
     write_export(session, config, options.export_target, options.common);
@@ -186,6 +190,7 @@ void run(const Options& options) {
   data["prompt_tokens"] = prompt.size();
   data["comparison"] = eval::to_json(result);
   data["statistics"] = eval::to_json(statistics);
+  data["thresholds"] = eval::thresholds_to_json(statistics);
   data["generation"] = to_data(texts, prompts);
   data["export"] = options.export_target.directory.empty() ? Json(nullptr) : Json(options.export_target.directory);
   output.finish(data);

@@ -37,6 +37,14 @@ void add_module(TextTable& table, Group begin, Group end) {
                  percent(sum.kept_fraction())});
 }
 
+// How often the calibration had to answer for what it has not measured.
+std::string thresholds_line(const eval::AttentionStatistics& statistics, attention::Phase phase) {
+  const attention::ThresholdCounts& counts = statistics.thresholds(phase);
+  if (counts.calibrated == 0) return "";
+  return str(to_string(phase), ": ", counts.calibrated, " calibrated thresholds, ", counts.out_of_range,
+             " outside of what was measured, ", counts.clamped, " clamped\n");
+}
+
 }  // namespace
 
 void add_stats_option(CLI::App& command, bool& wanted) {
@@ -66,7 +74,8 @@ std::string statistics_table(const eval::AttentionStatistics& statistics) {
     });
     add_module(table, begin, end);
   }
-  return table.render();
+  return table.render() + thresholds_line(statistics, attention::Phase::kPrefill) +
+         thresholds_line(statistics, attention::Phase::kDecode);
 }
 
 }  // namespace modelopt::cli

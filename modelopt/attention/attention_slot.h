@@ -20,6 +20,21 @@ class ActivationScope {
   virtual ~ActivationScope() = default;
 };
 
+/// Thresholds that were taken from a calibration, so far: one for each sequence of each call.
+struct ThresholdCounts {
+  std::int64_t calibrated = 0;
+  std::int64_t out_of_range = 0;  ///< of these, for a target or a length outside of what was measured, or clamped
+  std::int64_t clamped = 0;       ///< of these, more than the operator takes, and lowered
+
+  ThresholdCounts& operator+=(const ThresholdCounts& other) {
+    calibrated += other.calibrated;
+    out_of_range += other.out_of_range;
+    clamped += other.clamped;
+    return *this;
+  }
+  bool operator==(const ThresholdCounts&) const = default;
+};
+
 /// A method bound to its parameters, as it sits in a slot.
 class ActiveMethod {
  public:
@@ -32,8 +47,8 @@ class ActiveMethod {
   /// it.
   [[nodiscard]] virtual std::unique_ptr<ActivationScope> activate(AttentionPlan& plan,
                                                                   const AttentionCall& call) const = 0;
-  /// Thresholds that were too large for the operator and were clamped, so far: sequences, summed over calls.
-  [[nodiscard]] virtual std::int64_t clamped_thresholds() const { return 0; }
+  /// Of a method whose thresholds are calibrated.
+  [[nodiscard]] virtual ThresholdCounts threshold_counts(Phase) const { return {}; }
 };
 
 /// Facts about the owning module that decide whether a method can be active on it.

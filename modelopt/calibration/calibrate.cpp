@@ -17,6 +17,7 @@
 #include <modelopt/calibration/threshold_fit.h>
 #include <modelopt/config/method_descriptor.h>
 #include <modelopt/error.h>
+#include <modelopt/methods/calibrated_threshold.h>
 #include <modelopt/models/causal_lm.h>
 #include <modelopt/models/sampling.h>
 #include <modelopt/sparsify/sparsify.h>
@@ -68,10 +69,11 @@ void check_lengths(const CalibrationConfig& calibration, std::int64_t br, std::i
                  calibration.num_decode_tokens, ", expected less than the model's context, ", context);
 }
 
+// The last trial is the largest threshold that is ever applied: what it skips is the most that can be reached.
 std::vector<double> trials_of(const CalibrationConfig& calibration) {
   std::vector<double> trials = calibration.threshold_trials;
-  std::erase_if(trials, [](double trial) { return trial >= kLargestThreshold; });
-  trials.push_back(kLargestThreshold);
+  std::erase_if(trials, [](double trial) { return trial >= methods::kLargestThreshold; });
+  trials.push_back(methods::kLargestThreshold);
   return trials;
 }
 

@@ -17,10 +17,6 @@ class CausalLM;
 
 namespace modelopt::calibration {
 
-/// The largest threshold that is ever applied, and the last trial of every calibration: what it skips is the largest
-/// share that can be reached.
-inline constexpr double kLargestThreshold = 0.9999;
-
 struct CalibrateOptions {
   std::uint64_t seed = 0;       ///< of the prompts
   std::string kernel = "auto";  ///< backend of the operator

@@ -39,6 +39,18 @@ void AttentionStatistics::add(attention::Phase phase, const std::vector<models::
   }
 }
 
+void AttentionStatistics::add(attention::Phase phase, const attention::ThresholdCounts& counts) {
+  (phase == attention::Phase::kPrefill ? prefill_thresholds_ : decode_thresholds_) += counts;
+}
+
+AttentionStatistics& AttentionStatistics::operator+=(const AttentionStatistics& other) {
+  for (const HeadGroupStatistics& group : other.groups_)
+    counts_of(group.module, group.phase, group.key_head) += group.counts;
+  prefill_thresholds_ += other.prefill_thresholds_;
+  decode_thresholds_ += other.decode_thresholds_;
+  return *this;
+}
+
 AttentionCounts& AttentionStatistics::counts_of(const std::string& module, attention::Phase phase,
                                                 std::int64_t key_head) {
   const auto known = std::find_if(groups_.begin(), groups_.end(), [&](const HeadGroupStatistics& group) {
@@ -52,6 +64,17 @@ AttentionCounts AttentionStatistics::total() const {
   AttentionCounts sum;
   for (const HeadGroupStatistics& group : groups_) sum += group.counts;
   return sum;
+}
+
+AttentionCounts AttentionStatistics::total(attention::Phase phase) const {
+  AttentionCounts sum;
+  for (const HeadGroupStatistics& group : groups_)
+    if (group.phase == phase) sum += group.counts;
+  return sum;
+}
+
+const attention::ThresholdCounts& AttentionStatistics::thresholds(attention::Phase phase) const {
+  return phase == attention::Phase::kPrefill ? prefill_thresholds_ : decode_thresholds_;
 }
 
 nlohmann::ordered_json to_json(const AttentionStatistics& statistics) {
@@ -69,6 +92,16 @@ nlohmann::ordered_json to_json(const AttentionStatistics& statistics) {
                     {"pairs_attended", group.counts.pairs_attended},
                     {"skipped_fraction", nullable(group.counts.skipped_fraction())},
                     {"kept_fraction", nullable(group.counts.kept_fraction())}});
+  }
+  return json;
+}
+
+nlohmann::ordered_json thresholds_to_json(const AttentionStatistics& statistics) {
+  nlohmann::ordered_json json;
+  for (const auto phase : {attention::Phase::kPrefill, attention::Phase::kDecode}) {
+    const attention::ThresholdCounts& counts = statistics.thresholds(phase);
+    json[std::string(to_string(phase))] = {
+        {"calibrated", counts.calibrated}, {"out_of_range", counts.out_of_range}, {"clamped", counts.clamped}};
   }
   return json;
 }

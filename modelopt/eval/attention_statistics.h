@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <modelopt/attention/attention_call.h>
+#include <modelopt/attention/attention_slot.h>
 #include <modelopt/models/causal_lm.h>
 
 namespace modelopt::eval {
@@ -45,19 +45,30 @@ class AttentionStatistics {
   /// of `key_heads` key heads.
   void add(attention::Phase phase, const std::vector<models::ModuleStats>& modules, std::int64_t key_heads);
 
+  /// Adds how often thresholds were taken from a calibration, all modules together (threshold_counts()).
+  void add(attention::Phase phase, const attention::ThresholdCounts& counts);
+  /// Adds what another run has shown.
+  AttentionStatistics& operator+=(const AttentionStatistics& other);
+
   /// In the order in which they came: by phase, then module, then key head.
   [[nodiscard]] const std::vector<HeadGroupStatistics>& groups() const { return groups_; }
   [[nodiscard]] AttentionCounts total() const;
+  [[nodiscard]] AttentionCounts total(attention::Phase phase) const;
+  [[nodiscard]] const attention::ThresholdCounts& thresholds(attention::Phase phase) const;
   [[nodiscard]] bool empty() const { return groups_.empty(); }
 
  private:
   AttentionCounts& counts_of(const std::string& module, attention::Phase phase, std::int64_t key_head);
 
   std::vector<HeadGroupStatistics> groups_;
+  attention::ThresholdCounts prefill_thresholds_, decode_thresholds_;
 };
 
 /// [{"module": …, "phase": "prefill" | "decode", "key_head": …, "blocks_visible": …, "blocks_skipped": …,
 /// "pairs_visible": …, "pairs_attended": …, "skipped_fraction": …, "kept_fraction": …}, …]; fractions may be null.
 [[nodiscard]] nlohmann::ordered_json to_json(const AttentionStatistics& statistics);
+
+/// {"prefill": {"calibrated": …, "out_of_range": …, "clamped": …}, "decode": {…}}
+[[nodiscard]] nlohmann::ordered_json thresholds_to_json(const AttentionStatistics& statistics);
 
 }  // namespace modelopt::eval

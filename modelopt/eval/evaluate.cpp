@@ -15,6 +15,7 @@
 #include <modelopt/eval/statistics.h>
 #include <modelopt/eval/windows.h>
 #include <modelopt/models/causal_lm.h>
+#include <modelopt/sparsify/attention_modules.h>
 #include <modelopt/sparsify/sparsify.h>
 #include <modelopt/util/device.h>
 #include <modelopt/util/log.h>
@@ -96,6 +97,7 @@ Forward run_sparse(models::CausalLM& model, Window window, const config::SparseA
   sparsify(model, config, {.kernel = kernel, .collect_stats = !counts_apart});
   Forward run = forward(model, window);
   tally.seconds += run.seconds;
+  tally.statistics.add(attention::Phase::kPrefill, threshold_counts(model, attention::Phase::kPrefill));
   if (counts_apart) {
     sparsify(model, config, {.collect_stats = true});
     run.stats = forward(model, window).stats;

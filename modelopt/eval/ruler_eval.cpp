@@ -7,11 +7,13 @@
 #include <modelopt/error.h>
 #include <modelopt/models/causal_lm.h>
 #include <modelopt/models/generate.h>
+#include <modelopt/sparsify/attention_modules.h>
 #include <modelopt/sparsify/sparsify.h>
 
 namespace modelopt::eval {
 namespace {
 
+using attention::Phase;
 using calibration::RulerGenerator;
 using calibration::RulerSample;
 using calibration::RulerTask;
@@ -28,17 +30,6 @@ std::int64_t answer_tokens(const checkpoint::Tokenizer& tokenizer, const std::ve
   std::string text;
   for (const std::string& answer : answers) text += (text.empty() ? "" : ", ") + answer;
   return std::ssize(tokenizer.encode(text, false)) * 3 / 2 + kExtra;
-}
-
-void add(AttentionCounts& counts, const std::vector<models::ModuleStats>& modules) {
-  for (const models::ModuleStats& module : modules) {
-    const at::Tensor sums = module.stats.flatten(0, 1).sum(0).to(at::kCPU);
-    const auto* values = sums.const_data_ptr<std::int64_t>();
-    counts += {.blocks_visible = values[0],
-               .blocks_skipped = values[1],
-               .pairs_visible = values[2],
-               .pairs_attended = values[3]};
-  }
 }
 
 void summarise(RulerResult& result, std::uint64_t seed) {
@@ -71,6 +62,8 @@ class RulerRun {
     result.length = samples.front().request.target_tokens;
     const auto start = std::chrono::steady_clock::now();
     for (const RulerSample& sample : samples) result.prompts.push_back(answer(sample, result));
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
+      result.statistics.add(phase, threshold_counts(model_, phase));
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     result.seconds = elapsed.count();
     summarise(result, options_.seed);
@@ -88,8 +81,9 @@ class RulerRun {
                    generation.max_new_tokens, " for its answer, expected at most ", context,
                    " together, the model's context");
     const models::GenerateResult generated = models::generate(model_, {sample.ids}, generation);
-    add(result.prefill, generated.prefill_stats);
-    add(result.decode, generated.decode_stats);
+    const std::int64_t key_heads = model_.config().num_key_value_heads;
+    result.statistics.add(Phase::kPrefill, generated.prefill_stats, key_heads);
+    result.statistics.add(Phase::kDecode, generated.decode_stats, key_heads);
     RulerAnswer answer{.prompt_tokens = std::ssize(sample.ids),
                        .prediction = tokenizer_.decode(generated.sequences.front().ids, true),
                        .answers = sample.answers,
@@ -154,13 +148,14 @@ std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const RulerGene
 
 void merge(RulerResult& result, const RulerResult& other) {
   result.prompts.insert(result.prompts.end(), other.prompts.begin(), other.prompts.end());
-  result.prefill += other.prefill;
-  result.decode += other.decode;
+  result.statistics += other.statistics;
   result.seconds += other.seconds;
   summarise(result, other.seed);
 }
 
 nlohmann::ordered_json to_json(const RulerResult& result) {
+  const AttentionCounts prefill = result.statistics.total(Phase::kPrefill);
+  const AttentionCounts decode = result.statistics.total(Phase::kDecode);
   nlohmann::ordered_json prompts = nlohmann::ordered_json::array();
   for (const RulerAnswer& prompt : result.prompts)
     prompts.push_back({{"prompt_tokens", prompt.prompt_tokens},
@@ -176,10 +171,11 @@ nlohmann::ordered_json to_json(const RulerResult& result) {
           {"score_high", result.score_range.high},
           {"score_part", result.score_part},
           {"complete", result.complete},
-          {"prefill_skipped_fraction", nullable(result.prefill.skipped_fraction())},
-          {"decode_skipped_fraction", nullable(result.decode.skipped_fraction())},
-          {"prefill_blocks", {result.prefill.blocks_skipped, result.prefill.blocks_visible}},
-          {"decode_blocks", {result.decode.blocks_skipped, result.decode.blocks_visible}},
+          {"prefill_skipped_fraction", nullable(prefill.skipped_fraction())},
+          {"decode_skipped_fraction", nullable(decode.skipped_fraction())},
+          {"prefill_blocks", {prefill.blocks_skipped, prefill.blocks_visible}},
+          {"decode_blocks", {decode.blocks_skipped, decode.blocks_visible}},
+          {"thresholds", thresholds_to_json(result.statistics)},
           {"seconds", result.seconds},
           {"prompts", std::move(prompts)}};
 }

@@ -41,12 +41,12 @@ struct RulerResult {
   calibration::RulerTask task = calibration::RulerTask::kNiahSingle;
   std::int64_t length = 0;
   std::vector<RulerAnswer> prompts;
-  double score = 0.0;               ///< mean share of the answers that were found: RULER's "string match, all"
-  Interval score_range;             ///< 95 %, bootstrap over prompts
-  double score_part = 0.0;          ///< share of prompts with at least one answer found: "string match, part"
-  std::int64_t complete = 0;        ///< prompts with all answers found
-  AttentionCounts prefill, decode;  ///< of the sparse runs; the dense ones are not counted
-  std::uint64_t seed = 0;           ///< of the bootstrap
+  double score = 0.0;              ///< mean share of the answers that were found: RULER's "string match, all"
+  Interval score_range;            ///< 95 %, bootstrap over prompts
+  double score_part = 0.0;         ///< share of prompts with at least one answer found: "string match, part"
+  std::int64_t complete = 0;       ///< prompts with all answers found
+  AttentionStatistics statistics;  ///< of the sparse runs; the dense ones are not counted
+  std::uint64_t seed = 0;          ///< of the bootstrap
   double seconds = 0.0;
 };
 

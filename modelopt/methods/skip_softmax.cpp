@@ -4,18 +4,18 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
-#include <atomic>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include <modelopt/config/method_descriptor.h>
 #include <modelopt/config/parse.h>
+#include <modelopt/methods/calibrated_threshold.h>
 #include <modelopt/methods/eager_softmax.h>
 #include <modelopt/methods/nm_softmax.h>
 #include <modelopt/methods/plan_scope.h>
 #include <modelopt/methods/skip_blocks.h>
-#include <modelopt/util/log.h>
 
 namespace modelopt::methods {
 namespace {
@@ -25,8 +25,6 @@ using attention::AttentionPlan;
 using attention::Phase;
 using config::MethodBackend;
 using config::SkipSoftmaxConfig;
-
-constexpr double kLargestLambda = 0.9999;  // the operator takes λ < 1
 
 /// λ of each sequence of a call; one entry holds for all.
 using Lambdas = std::vector<double>;
@@ -52,10 +50,17 @@ config::SparseSoftmaxConfig selection(const SkipSoftmaxConfig& parameters) {
 
 class ActiveSkipSoftmax final : public attention::ActiveMethod {
  public:
-  ActiveSkipSoftmax(config::MethodConfig config, std::string module)
-      : config_(std::move(config)),
-        parameters_(*config::skip_softmax_parameters(std::as_const(config_))),
-        module_(std::move(module)) {}
+  explicit ActiveSkipSoftmax(config::MethodConfig config)
+      : config_(std::move(config)), parameters_(*config::skip_softmax_parameters(std::as_const(config_))) {
+    const auto* calibration = std::get_if<config::ThresholdCalibration>(&parameters_.threshold);
+    if (calibration == nullptr) return;
+    const auto emplace = [](std::optional<CalibratedThreshold>& threshold, Phase phase, const auto& of_phase,
+                            const std::optional<double>& target) {
+      if (of_phase && target.value_or(0.0) > 0.0) threshold.emplace(phase, *of_phase, *target);
+    };
+    emplace(prefill_, Phase::kPrefill, calibration->prefill, parameters_.target_sparsity.prefill);
+    emplace(decode_, Phase::kDecode, calibration->decode, parameters_.target_sparsity.decode);
+  }
 
   [[nodiscard]] std::string name() const override { return std::string(config::descriptor_of(config_).name); }
 
@@ -65,7 +70,10 @@ class ActiveSkipSoftmax final : public attention::ActiveMethod {
     return json.dump();
   }
 
-  [[nodiscard]] std::int64_t clamped_thresholds() const override { return clamped_; }
+  [[nodiscard]] attention::ThresholdCounts threshold_counts(Phase phase) const override {
+    const auto& threshold = calibrated(phase);
+    return threshold ? threshold->counts() : attention::ThresholdCounts{};
+  }
 
   [[nodiscard]] std::unique_ptr<attention::ActivationScope> activate(AttentionPlan& plan,
                                                                      const AttentionCall& call) const override {
@@ -112,32 +120,20 @@ class ActiveSkipSoftmax final : public attention::ActiveMethod {
       const std::vector<double>& thresholds = prefill ? given->prefill : given->decode;
       return {thresholds.empty() ? 0.0 : thresholds.front()};
     }
-    const auto& calibration = std::get<config::ThresholdCalibration>(parameters_.threshold);
-    const auto& of_phase = prefill ? calibration.prefill : calibration.decode;
-    const double target =
-        (prefill ? parameters_.target_sparsity.prefill : parameters_.target_sparsity.decode).value_or(0.0);
-    if (!of_phase || target == 0.0) return {0.0};
+    const auto& threshold = calibrated(call.phase);
+    if (!threshold) return {0.0};
     Lambdas lambdas;
-    for (const std::int64_t length : full_lengths(call)) lambdas.push_back(calibrated(*of_phase, target, length));
+    for (const std::int64_t length : full_lengths(call)) lambdas.push_back(threshold->at(length));
     return lambdas.empty() ? Lambdas{0.0} : lambdas;
   }
 
-  double calibrated(const config::PhaseCalibration& calibration, double target, std::int64_t length) const {
-    if (length == 0) return 0.0;  // no keys
-    const double lambda = calibration.threshold(target, length, config::Extrapolation::kAllow);
-    if (lambda <= kLargestLambda) return lambda;
-    if (clamped_++ == 0) {
-      log::warn(str(module_, ": the calibrated threshold for a sparsity of ", target, " at ", length, " tokens is ",
-                    lambda, ", which is not below 1, and is clamped to ", kLargestLambda,
-                    ": fewer blocks will be skipped"));
-    }
-    return kLargestLambda;
+  const std::optional<CalibratedThreshold>& calibrated(Phase phase) const {
+    return phase == Phase::kPrefill ? prefill_ : decode_;
   }
 
   config::MethodConfig config_;
   const SkipSoftmaxConfig& parameters_;  // in config_
-  std::string module_;
-  mutable std::atomic<std::int64_t> clamped_ = 0;
+  std::optional<CalibratedThreshold> prefill_, decode_;  // of a calibrated phase that has a target
 };
 
 /// Whether some call of the module may skip: a threshold that is not 0, or a calibrated phase with a target.
@@ -167,8 +163,7 @@ void check(const config::MethodConfig& config, const SkipSoftmaxConfig& paramete
 BoundMethod bind_checked(const config::MethodConfig& config, const attention::AttentionModuleTraits& module) {
   const SkipSoftmaxConfig& parameters = *config::skip_softmax_parameters(config);
   check(config, parameters, module);
-  BoundMethod bound{.active = std::make_shared<ActiveSkipSoftmax>(config, module.name),
-                    .operator_traits = std::nullopt};
+  BoundMethod bound{.active = std::make_shared<ActiveSkipSoftmax>(config), .operator_traits = std::nullopt};
   const bool skipping = may_skip(parameters), selecting = parameters.sparsity_n > 0;
   if (parameters.backend == MethodBackend::kFused || (!skipping && !selecting)) {
     bound.operator_traits = kernels::AttentionTraits{.device = module.device.type(),

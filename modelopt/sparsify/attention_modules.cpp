@@ -16,4 +16,11 @@ std::vector<AttentionModule> attention_modules(torch::nn::Module& model) {
   return found;
 }
 
+attention::ThresholdCounts threshold_counts(torch::nn::Module& model, attention::Phase phase) {
+  attention::ThresholdCounts sum;
+  for (const AttentionModule& module : attention_modules(model))
+    if (const auto& method = module.owner->attention_slot().method) sum += method->threshold_counts(phase);
+  return sum;
+}
+
 }  // namespace modelopt

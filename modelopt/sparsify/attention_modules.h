@@ -18,4 +18,7 @@ struct AttentionModule {
 /// In the model's order; a module that is registered twice counts under its first name.
 [[nodiscard]] std::vector<AttentionModule> attention_modules(torch::nn::Module& model);
 
+/// Of all modules together, since sparsify() filled their slots.
+[[nodiscard]] attention::ThresholdCounts threshold_counts(torch::nn::Module& model, attention::Phase phase);
+
 }  // namespace modelopt

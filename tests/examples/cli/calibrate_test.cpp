@@ -79,6 +79,24 @@ TEST_CASE("calibrate exports a model whose thresholds skip what was asked for") 
       run_program({"generate", "--model", exported, "--prompt", "Light", "--max-new-tokens", "2"});
   CHECK(generated.exit_code == 0);
   CHECK(generated.err.find("skip_softmax") != std::string::npos);
+
+  // one line for both modules in each phase, and every threshold counted
+  const ProgramResult outside =
+      run_program({"generate", "--model", exported, "--prompt", "Light", "--max-new-tokens", "3", "--stats"});
+  const std::string warning = "warning skip-softmax, prefill: target sparsity 0.4 at 2 tokens, expected 1024 to 1024 ";
+  REQUIRE(outside.err.find(warning) != std::string::npos);
+  CHECK(outside.err.find(warning) == outside.err.rfind(warning));
+  CHECK(outside.err.find("warning skip-softmax, decode: target sparsity 0.4 at 3 tokens, ") != std::string::npos);
+  CHECK(outside.out.ends_with("prefill: 2 calibrated thresholds, 2 outside of what was measured, 0 clamped\n"
+                              "decode: 4 calibrated thresholds, 4 outside of what was measured, 0 clamped\n"));
+  const ProgramResult within = run_program({"eval", "--model", exported, "--ruler", "--ruler-tasks", "niah_single",
+                                            "--ruler-samples", "1", "--seq-len", "1024", "--stats"});
+  CHECK(within.exit_code == 0);
+  CHECK(within.err.find("warning") == std::string::npos);
+  CHECK(within.out.find("\n\ncheckpoint, prompts of 1024 tokens\nmodule                    phase    blocks  ") !=
+        std::string::npos);
+  CHECK(within.out.find("prefill: 2 calibrated thresholds, 0 outside of what was measured, 0 clamped\n") !=
+        std::string::npos);
 }
 
 TEST_CASE("a second calibration takes its counts from the cache, and another target costs no forward") {
@@ -130,6 +148,9 @@ TEST_CASE("eval --ruler lists every prompt with what is missing, and the sums ov
   }
   CHECK(results[2]["score"] == 0.0);
   CHECK(results[2]["complete"] == 0);
+  CHECK_FALSE(results[3].contains("statistics"));
+  CHECK(results[5]["statistics"].size() == 2 * 2 * 2);  // phases, modules, key heads
+  CHECK(results[5]["thresholds"]["prefill"]["calibrated"] == 0);
 }
 
 TEST_CASE("options of RULER without RULER, and tasks that are none, are refused") {

@@ -83,6 +83,34 @@ TEST_CASE("the table names each configuration under the dense figures, in 100 co
   CHECK(result.out.find("\nSPARSE_SOFTMAX_SINK64_WINDOW1024  ") != std::string::npos);
 }
 
+TEST_CASE("eval --stats shows what each module skipped, for each length and configuration") {
+  const TemporaryDirectory directory;
+  const std::string ids = write_json(directory / "ids.json", some_ids(128));
+  std::vector<std::string> more = {"--seq-len", "64,128",
+                                   "--config",  "SKIP_SOFTMAX_TRITON_DEFAULT",
+                                   "--set",     "br=8",
+                                   "--set",     "bc=8",
+                                   "--set",     "skip_softmax_threshold=0.9"};
+  const auto shown = [&](const std::string& tokens, const std::string& first_row) {
+    return run_program(eval_arguments(ids, more))
+               .out.find("\nSKIP_SOFTMAX_TRITON_DEFAULT, " + tokens +
+                         " tokens\nmodule                    phase    blocks  skipped %  by head group  kept pairs %\n"
+                         "------------------------  -------  ------  ---------  -------------  ------------\n"
+                         "model.layers.0.self_attn  prefill  " +
+                         first_row) != std::string::npos;
+  };
+  CHECK_FALSE(shown("64", ""));
+  more.emplace_back("--stats");
+  CHECK(shown("64", "   288  "));  // two windows of 8 x 9 / 2 blocks in four heads
+  CHECK(shown("128", "   544  "));
+  const Json data = run_json(eval_arguments(ids, more));
+  REQUIRE(data["statistics"].size() == 2);
+  REQUIRE(data["statistics"][1].size() == 2 * 2);  // modules, key heads
+  CHECK(data["statistics"][1][0]["blocks_visible"] == 272);
+  CHECK(data["statistics"][1][0]["blocks_skipped"] > 0);
+  CHECK(data["thresholds"][1]["prefill"]["calibrated"] == 0);
+}
+
 TEST_CASE("without a configuration eval measures the dense model") {
   const TemporaryDirectory directory;
   const std::string ids = write_json(directory / "ids.json", some_ids(64));

@@ -62,6 +62,30 @@ TEST_CASE("sampling follows its seed") {
   CHECK(generate.ids(some_ids(20), {"--do-sample", "--top-k", "1"}) == generate.ids(some_ids(20), {}));
 }
 
+TEST_CASE("generate --stats shows what each module skipped in prefill and decode") {
+  const Generate generate;
+  std::vector<std::string> more = {"--max-new-tokens", "4",      "--config", "SKIP_SOFTMAX_TRITON_DEFAULT",
+                                   "--set",            "br=8",   "--set",    "bc=8",
+                                   "--set",            "skip_softmax_threshold=0.9"};
+  CHECK(run_json(generate.arguments(some_ids(120), more))["statistics"].empty());
+  more.emplace_back("--stats");
+  const Json statistics = run_json(generate.arguments(some_ids(120), more))["statistics"];
+  REQUIRE(statistics.size() == 2 * 2 * 2);  // phases, modules, key heads
+  CHECK(statistics[3]["module"] == "model.layers.1.self_attn");
+  CHECK(statistics[3]["key_head"] == 1);
+  for (const Json& group : statistics) {
+    // of two query heads: 15 rows of blocks in the prompt, 16 key blocks in each of three steps
+    CHECK(group["blocks_visible"] == (group["phase"] == "prefill" ? 2 * 15 * 16 / 2 : 2 * 3 * 16));
+    CHECK(group["blocks_skipped"] > 0);
+    CHECK(group["blocks_skipped"] < group["blocks_visible"]);
+    CHECK(group["pairs_attended"] < group["pairs_visible"]);
+  }
+  const ProgramResult text = run_program(generate.arguments(some_ids(120), more));
+  CHECK(text.out.find("module                    phase    blocks  skipped %  by head group  kept pairs %\n") !=
+        std::string::npos);
+  CHECK(text.out.find("\nmodel.layers.1.self_attn  decode      192  ") != std::string::npos);
+}
+
 TEST_CASE("a text prompt needs a tokenizer") {
   const ProgramResult result = run_program({"generate", "--model", tiny_model(), "--prompt", "Hello"});
   CHECK(result.exit_code == 3);

@@ -1,6 +1,7 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,31 @@ TEST_CASE("sparsify writes the same as data") {
   else
     CHECK(data["generation"]["first_difference"] == a - dense.begin());
   CHECK(data["export"].is_null());
+}
+
+TEST_CASE("sparsify --stats shows what each module skipped of the prompt and of the continuation") {
+  const TemporaryDirectory directory;
+  std::vector<std::string> more = {"--config", "SKIP_SOFTMAX_TRITON_DEFAULT",
+                                   "--set",    "br=8",
+                                   "--set",    "bc=8",
+                                   "--set",    "skip_softmax_threshold=0.9"};
+  const std::string heading = "\nmodule                    phase    blocks  skipped %  by head group  kept pairs %\n";
+  CHECK(run_program(sparsify_arguments(directory, more)).out.find(heading) == std::string::npos);
+  more.emplace_back("--stats");
+  const ProgramResult text = run_program(sparsify_arguments(directory, more));
+  CHECK(text.out.find(heading) != std::string::npos);
+  CHECK(text.out.find("\nmodel.layers.0.self_attn  prefill     480  ") != std::string::npos);
+  const Json data = run_json(sparsify_arguments(directory, more));
+  std::int64_t visible = 0, skipped = 0;
+  for (const Json& group : data["statistics"]) {
+    if (group["phase"] != "prefill") continue;
+    visible += group["blocks_visible"].get<std::int64_t>();
+    skipped += group["blocks_skipped"].get<std::int64_t>();
+  }
+  CHECK(visible == 2 * 480);
+  CHECK(skipped > 0);
+  CHECK(data["comparison"]["skipped_fraction"] == static_cast<double>(skipped) / static_cast<double>(visible));
+  CHECK(data["statistics"].back()["phase"] == "decode");
 }
 
 TEST_CASE("0 of M changes nothing") {

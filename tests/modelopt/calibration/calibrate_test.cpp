@@ -2,6 +2,7 @@
 
 #include <modelopt/calibration/sample_plan.h>
 #include <modelopt/checkpoint/load_model.h>
+#include <modelopt/methods/calibrated_threshold.h>
 #include <modelopt/models/causal_lm.h>
 #include <modelopt/models/generate.h>
 #include <modelopt/sparsify/sparsify.h>
@@ -78,7 +79,7 @@ TEST_CASE("the measured shares are what the method skips with each threshold") {
   REQUIRE(result.calibration.prefill);
   const config::ThresholdTable& table = *result.calibration.prefill->table;
   CHECK((table.lengths == std::vector<std::int64_t>{512, 1024}));
-  CHECK(table.thresholds.back() == kLargestThreshold);
+  CHECK(table.thresholds.back() == methods::kLargestThreshold);
   CHECK(result.modules == 2);
   CHECK(result.samples.size() == 4);
 
@@ -88,7 +89,7 @@ TEST_CASE("the measured shares are what the method skips with each threshold") {
   config::SparseAttentionConfig applied = config;
   applied.calibration.reset();
   applied.rules[0].pattern = "model.layers.0.self_attn";
-  rule_of(applied).threshold = kLargestThreshold;
+  rule_of(applied).threshold = methods::kLargestThreshold;
   sparsify(model(), applied, {.collect_stats = true});
   for (const PlannedSample& planned : plan) {
     if (planned.length != 1024) continue;

@@ -59,3 +59,20 @@ TEST_CASE("heads that are no multiple of the key heads are refused") {
   AttentionStatistics statistics;
   CHECK_THROWS_AS(statistics.add(Phase::kPrefill, {stats("a", 0)}, 3), InvalidArgument);
 }
+
+TEST_CASE("thresholds are counted by phase, and what other runs have shown is added") {
+  AttentionStatistics first, second;
+  first.add(Phase::kPrefill, attention::ThresholdCounts{.calibrated = 3, .out_of_range = 2, .clamped = 1});
+  second.add(Phase::kPrefill, attention::ThresholdCounts{.calibrated = 1});
+  second.add(Phase::kDecode, attention::ThresholdCounts{.calibrated = 4, .out_of_range = 4});
+  second.add(Phase::kDecode, {stats("a", 0)}, 2);
+  second.add(Phase::kPrefill, {stats("a", 0)}, 2);
+  first.add(Phase::kPrefill, {stats("a", 0)}, 2);
+  first += second;
+  CHECK(first.groups()[0].counts == AttentionCounts{80, 88, 96, 104});
+  CHECK(first.total(Phase::kPrefill).blocks_visible == 2 * (40 + 72));
+  CHECK(first.total(Phase::kDecode).blocks_visible == 40 + 72);
+  CHECK(thresholds_to_json(first).dump() ==
+        R"({"prefill":{"calibrated":4,"out_of_range":2,"clamped":1},)"
+        R"("decode":{"calibrated":4,"out_of_range":4,"clamped":0}})");
+}

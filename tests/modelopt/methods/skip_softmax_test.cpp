@@ -135,7 +135,8 @@ TEST_CASE("skip-softmax: a calibrated lambda follows each sequence's full length
   CHECK(at::equal(*batch.skip_softmax_lambda,
                   at::tensor({static_cast<float>(scale / 1000.0), static_cast<float>(scale / 40.0)})));
   CHECK_FALSE(plan_of(*method, Phase::kDecode, {1000}).skip_softmax_threshold);  // not calibrated
-  CHECK(method->clamped_thresholds() == 0);
+  CHECK(method->threshold_counts(Phase::kPrefill) == attention::ThresholdCounts{.calibrated = 3});
+  CHECK(method->threshold_counts(Phase::kDecode) == attention::ThresholdCounts{});
 }
 
 TEST_CASE("skip-softmax: without full lengths, those of the keys are taken") {
@@ -144,14 +145,6 @@ TEST_CASE("skip-softmax: without full lengths, those of the keys are taken") {
   const AttentionCall call = attention::random_call({{3}, {50}});
   const auto scope = method->activate(plan, call);
   CHECK(plan.skip_softmax_threshold == 4.0 * std::exp(1.5) / 50.0);
-}
-
-TEST_CASE("skip-softmax: a calibrated lambda of 1 or more is clamped and counted") {
-  const auto method = active(calibrated(400.0, 3.0, 0.5));
-  const double scale = 400.0 * std::exp(1.5);
-  const AttentionPlan plan = plan_of(*method, Phase::kPrefill, {10, 100000, 20});
-  CHECK(at::equal(*plan.skip_softmax_lambda, at::tensor({0.9999f, static_cast<float>(scale / 100000.0), 0.9999f})));
-  CHECK(method->clamped_thresholds() == 2);
 }
 
 TEST_CASE("skip-softmax: eager, fused and the reference skip the same blocks where scores are exact") {

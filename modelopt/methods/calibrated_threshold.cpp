@@ -1,0 +1,93 @@
+#include <modelopt/methods/calibrated_threshold.h>
+
+#include <algorithm>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <modelopt/error.h>
+#include <modelopt/util/log.h>
+
+namespace modelopt::methods {
+namespace {
+
+// What has been warned about: the modules of a model have the same calibration, and a model may be sparsified many
+// times over, as an evaluation does for each of its windows.
+class Warned {
+ public:
+  /// Whether these are new; from then on they are not.
+  bool insert(attention::Phase phase, const config::PhaseCalibration& calibration, double target_sparsity) {
+    const std::lock_guard lock(mutex_);
+    const auto known = std::any_of(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+      return entry.phase == phase && entry.target_sparsity == target_sparsity && entry.calibration == calibration;
+    });
+    if (!known) entries_.push_back({phase, target_sparsity, calibration});
+    return !known;
+  }
+
+ private:
+  struct Entry {
+    attention::Phase phase;
+    double target_sparsity;
+    config::PhaseCalibration calibration;
+  };
+  std::mutex mutex_;
+  std::vector<Entry> entries_;
+};
+
+// Prompts that stand for a length are some tokens shorter, and decode goes on beyond it: within a tenth a length is as
+// good as measured.
+std::int64_t nearest_measured(const config::PhaseCalibration& calibration, std::int64_t length) {
+  constexpr double kTolerance = 1.1;
+  const auto nearest = [&](std::int64_t shortest, std::int64_t longest) {
+    const std::int64_t inside = std::clamp(length, shortest, longest);
+    const auto [less, more] = std::minmax({static_cast<double>(inside), static_cast<double>(length)});
+    return more <= kTolerance * less ? inside : length;
+  };
+  if (calibration.form == config::CalibrationForm::kTable)
+    return nearest(calibration.table->lengths.front(), calibration.table->lengths.back());
+  const auto& fit = calibration.exponential->fit;
+  return fit ? nearest(fit->min_length, fit->max_length) : length;
+}
+
+// "; of the measured lengths, 2048, 4096 can reach the target", where a table decides.
+std::string where_reached(const config::PhaseCalibration& calibration, double target_sparsity) {
+  if (calibration.form != config::CalibrationForm::kTable) return "";
+  std::string lengths;
+  for (const std::int64_t length : calibration.table->lengths)
+    if (!calibration.out_of_range(target_sparsity, length)) lengths += str(lengths.empty() ? "" : ", ", length);
+  return str("; of the measured lengths, ", lengths.empty() ? "none" : lengths, " can reach the target");
+}
+
+}  // namespace
+
+CalibratedThreshold::CalibratedThreshold(attention::Phase phase, config::PhaseCalibration calibration,
+                                         double target_sparsity)
+    : phase_(phase), calibration_(std::move(calibration)), target_sparsity_(target_sparsity) {}
+
+double CalibratedThreshold::at(std::int64_t length) const {
+  if (length == 0) return 0.0;  // no keys
+  const double threshold = calibration_.threshold(target_sparsity_, length, config::Extrapolation::kAllow);
+  const double applied = std::min(threshold, kLargestThreshold);
+  ++calibrated_;
+  if (threshold > kLargestThreshold) ++clamped_;
+  const auto problem = calibration_.out_of_range(target_sparsity_, nearest_measured(calibration_, length));
+  if (!problem && threshold <= kLargestThreshold) return applied;
+  if (out_of_range_++ == 0)
+    warn_once(problem.value_or(str("target sparsity ", target_sparsity_, " at ", length, " tokens")), applied);
+  return applied;
+}
+
+attention::ThresholdCounts CalibratedThreshold::counts() const {
+  return {.calibrated = calibrated_, .out_of_range = out_of_range_, .clamped = clamped_};
+}
+
+void CalibratedThreshold::warn_once(const std::string& problem, double threshold) const {
+  static Warned warned;
+  if (!warned.insert(phase_, calibration_, target_sparsity_)) return;
+  log::warn(str("skip-softmax, ", to_string(phase_), ": ", problem, "; the threshold is ", threshold,
+                where_reached(calibration_, target_sparsity_), " (said once for all modules)"));
+}
+
+}  // namespace modelopt::methods
