@@ -35,8 +35,8 @@ namespace modelopt::cli {
 /// What the modules skipped and kept with this configuration, for each length over all tasks.
 [[nodiscard]] std::string ruler_statistics(const std::vector<eval::RulerResult>& results, const std::string& config);
 
-/// [{"config", "task", "seq_len", …}, …], and after them the same over all tasks of a length with "task": "all", without
-/// "prompts" and with "statistics".
+/// [{"config", "task", "seq_len", …}, …], and after them the same over all tasks of a length with "task": "all",
+/// without "prompts" and with "statistics".
 [[nodiscard]] nlohmann::ordered_json ruler_data(const std::vector<eval::RulerResult>& results);
 
 }  // namespace modelopt::cli

@@ -132,7 +132,7 @@ class ActiveSkipSoftmax final : public attention::ActiveMethod {
   }
 
   config::MethodConfig config_;
-  const SkipSoftmaxConfig& parameters_;  // in config_
+  const SkipSoftmaxConfig& parameters_;                  // in config_
   std::optional<CalibratedThreshold> prefill_, decode_;  // of a calibrated phase that has a target
 };
 

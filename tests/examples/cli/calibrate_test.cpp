@@ -87,8 +87,9 @@ TEST_CASE("calibrate exports a model whose thresholds skip what was asked for") 
   REQUIRE(outside.err.find(warning) != std::string::npos);
   CHECK(outside.err.find(warning) == outside.err.rfind(warning));
   CHECK(outside.err.find("warning skip-softmax, decode: target sparsity 0.4 at 3 tokens, ") != std::string::npos);
-  CHECK(outside.out.ends_with("prefill: 2 calibrated thresholds, 2 outside of what was measured, 0 clamped\n"
-                              "decode: 4 calibrated thresholds, 4 outside of what was measured, 0 clamped\n"));
+  CHECK(
+      outside.out.ends_with("prefill: 2 calibrated thresholds, 2 outside of what was measured, 0 clamped\n"
+                            "decode: 4 calibrated thresholds, 4 outside of what was measured, 0 clamped\n"));
   const ProgramResult within = run_program({"eval", "--model", exported, "--ruler", "--ruler-tasks", "niah_single",
                                             "--ruler-samples", "1", "--seq-len", "1024", "--stats"});
   CHECK(within.exit_code == 0);

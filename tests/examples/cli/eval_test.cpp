@@ -86,11 +86,8 @@ TEST_CASE("the table names each configuration under the dense figures, in 100 co
 TEST_CASE("eval --stats shows what each module skipped, for each length and configuration") {
   const TemporaryDirectory directory;
   const std::string ids = write_json(directory / "ids.json", some_ids(128));
-  std::vector<std::string> more = {"--seq-len", "64,128",
-                                   "--config",  "SKIP_SOFTMAX_TRITON_DEFAULT",
-                                   "--set",     "br=8",
-                                   "--set",     "bc=8",
-                                   "--set",     "skip_softmax_threshold=0.9"};
+  std::vector<std::string> more = {"--seq-len", "64,128", "--config", "SKIP_SOFTMAX_TRITON_DEFAULT", "--set", "br=8",
+                                   "--set",     "bc=8",   "--set",    "skip_softmax_threshold=0.9"};
   const auto shown = [&](const std::string& tokens, const std::string& first_row) {
     return run_program(eval_arguments(ids, more))
                .out.find("\nSKIP_SOFTMAX_TRITON_DEFAULT, " + tokens +

@@ -64,9 +64,16 @@ TEST_CASE("sampling follows its seed") {
 
 TEST_CASE("generate --stats shows what each module skipped in prefill and decode") {
   const Generate generate;
-  std::vector<std::string> more = {"--max-new-tokens", "4",      "--config", "SKIP_SOFTMAX_TRITON_DEFAULT",
-                                   "--set",            "br=8",   "--set",    "bc=8",
-                                   "--set",            "skip_softmax_threshold=0.9"};
+  std::vector<std::string> more = {"--max-new-tokens",
+                                   "4",
+                                   "--config",
+                                   "SKIP_SOFTMAX_TRITON_DEFAULT",
+                                   "--set",
+                                   "br=8",
+                                   "--set",
+                                   "bc=8",
+                                   "--set",
+                                   "skip_softmax_threshold=0.9"};
   CHECK(run_json(generate.arguments(some_ids(120), more))["statistics"].empty());
   more.emplace_back("--stats");
   const Json statistics = run_json(generate.arguments(some_ids(120), more))["statistics"];

@@ -57,9 +57,7 @@ TEST_CASE("sparsify writes the same as data") {
 
 TEST_CASE("sparsify --stats shows what each module skipped of the prompt and of the continuation") {
   const TemporaryDirectory directory;
-  std::vector<std::string> more = {"--config", "SKIP_SOFTMAX_TRITON_DEFAULT",
-                                   "--set",    "br=8",
-                                   "--set",    "bc=8",
+  std::vector<std::string> more = {"--config", "SKIP_SOFTMAX_TRITON_DEFAULT", "--set", "br=8", "--set", "bc=8",
                                    "--set",    "skip_softmax_threshold=0.9"};
   const std::string heading = "\nmodule                    phase    blocks  skipped %  by head group  kept pairs %\n";
   CHECK(run_program(sparsify_arguments(directory, more)).out.find(heading) == std::string::npos);

@@ -72,7 +72,6 @@ TEST_CASE("thresholds are counted by phase, and what other runs have shown is ad
   CHECK(first.groups()[0].counts == AttentionCounts{80, 88, 96, 104});
   CHECK(first.total(Phase::kPrefill).blocks_visible == 2 * (40 + 72));
   CHECK(first.total(Phase::kDecode).blocks_visible == 40 + 72);
-  CHECK(thresholds_to_json(first).dump() ==
-        R"({"prefill":{"calibrated":4,"out_of_range":2,"clamped":1},)"
-        R"("decode":{"calibrated":4,"out_of_range":4,"clamped":0}})");
+  CHECK(thresholds_to_json(first).dump() == R"({"prefill":{"calibrated":4,"out_of_range":2,"clamped":1},)"
+                                            R"("decode":{"calibrated":4,"out_of_range":4,"clamped":0}})");
 }

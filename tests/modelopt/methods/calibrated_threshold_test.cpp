@@ -109,8 +109,8 @@ TEST_CASE("calibrated threshold: modules with one calibration and target are war
 
 TEST_CASE("calibrated threshold: the method asks for every sequence of a call, in the phase that is calibrated") {
   const config::SkipSoftmaxConfig parameters{
-      .threshold = config::ThresholdCalibration{
-          .br = 16, .bc = 8, .prefill = by_exponential(400.0), .decode = std::nullopt},
+      .threshold =
+          config::ThresholdCalibration{.br = 16, .bc = 8, .prefill = by_exponential(400.0), .decode = std::nullopt},
       .target_sparsity = {.prefill = 0.5, .decode = std::nullopt},
       .br = 16,
       .bc = 8};
@@ -132,7 +132,6 @@ TEST_CASE("calibrated threshold: the method asks for every sequence of a call, i
   }
   call.phase = Phase::kDecode;
   CHECK(method->activate(plan, call) == nullptr);
-  CHECK(method->threshold_counts(Phase::kPrefill) ==
-        ThresholdCounts{.calibrated = 3, .out_of_range = 2, .clamped = 2});
+  CHECK(method->threshold_counts(Phase::kPrefill) == ThresholdCounts{.calibrated = 3, .out_of_range = 2, .clamped = 2});
   CHECK(method->threshold_counts(Phase::kDecode) == ThresholdCounts{});
 }
