@@ -8,7 +8,8 @@
 // Shared      Q kRows, K and V kStages tiles of kKeys each, 128-byte swizzle, in panels of 64 elements (traits.h):
 //             192 KiB for head_dim 128 sparse.
 // Barriers    q_full/q_empty per warpgroup (64 rows each), k_full/k_empty and v_full/v_empty per stage, slot_full per
-//             tile slot; empties count one arrival per warpgroup. Named barriers 1 + w: the turn of warpgroup w.
+//             tile slot; empties count one arrival per warpgroup. all_done and restarted lie between the tiles of the
+//             counter and those of the rescue list. Named barriers 1 + w: the turn of warpgroup w.
 // Turns       Warpgroups issue their products in turn: P·V of key tile j and Q·K of tile j + 1, then pass the turn on;
 //             the others do their softmax meanwhile. Every warpgroup takes one turn per key tile of the CTA, needed or
 //             not. The last P·V of a tile shares its turn with the first Q·K of the next; O is stored under that one.
@@ -501,33 +502,38 @@ __device__ __forceinline__ void initialize_barriers(SharedMemory<Traits>& shared
   barrier_init_fence();
 }
 
-/// The producer warpgroup's part: all tiles of the counter, or of the rescue list. One lane of each warp works.
+constexpr int kProducerWarps = 3;
+
+/// The part of a producer warp's one working lane: all tiles of the counter, or of the rescue list.
 template <typename Traits>
 __device__ __forceinline__ void produce(SharedMemory<Traits>& shared, const CUtensorMap* q_map,
                                         const KernelArguments& args) {
-  if (threadIdx.x == 0) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (warp == 0) {
     Loader<Traits, Traits::kPermutedKeys>{shared, shared.k, shared.k_full, shared.k_empty}.run(args.schedule.maps,
                                                                                                kKeys, kKeyPairs);
-  } else if (threadIdx.x == 32) {
+  } else if (warp == 1) {
     Loader<Traits, Traits::kPermutedValues>{shared, shared.v, shared.v_full, shared.v_empty}.run(args.schedule.maps,
                                                                                                  kValues, kValuePairs);
-  } else if (threadIdx.x == 64) {
+  } else {
     Scheduler<Traits>{shared, args}.run(q_map);
   }
-  __syncwarp();
 }
 
 /// Between the tiles of the counter and those of the rescue list: whether there are any. Marks and lists of all warps
-/// are visible behind it. Producers and consumers meet here from code of their own: they have different registers.
+/// are visible behind it. Producers and consumers meet here from code of their own, because they have different
+/// registers: at mbarriers, since __syncthreads() is for threads of one place.
 template <typename Traits>
 __device__ __forceinline__ bool prepare_rescue(SharedMemory<Traits>& shared) {
-  named_barrier_sync(0, Traits::kThreads);
+  if (threadIdx.x % 32 == 0) barrier_arrive(&shared.all_done);
+  barrier_wait(&shared.all_done, 0);
   if (shared.rescue_head < 0) return false;
   if (threadIdx.x == 0) {
     for (auto* barrier = shared.q_full; barrier != shared.slot_full + kSlots; ++barrier) barrier_invalidate(barrier);
     initialize_barriers(shared);
+    barrier_arrive(&shared.restarted);
   }
-  named_barrier_sync(0, Traits::kThreads);
+  barrier_wait(&shared.restarted, 0);
   return true;
 }
 
@@ -542,6 +548,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   auto& shared = *reinterpret_cast<SharedMemory<Traits>*>(aligned);
   auto& rescue_shared = *reinterpret_cast<SharedMemory<Rescue>*>(aligned);
   if (threadIdx.x == 0) {
+    barrier_init(&shared.all_done, 4 * Traits::kWarpgroups + kProducerWarps);
+    barrier_init(&shared.restarted, 1);
     initialize_barriers(shared);
     shared.rescue_head = -1;
   }
@@ -549,6 +557,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   const int warpgroup = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 128, 0);
   if (warpgroup == 0) {
     registers_shrink<Traits::kProducerRegisters>();
+    if (threadIdx.x % 32 != 0 || threadIdx.x == 32 * kProducerWarps) return;
     wait_for_kernel_before();
     produce(shared, &q_map, args);
     if constexpr (kBiased) {
@@ -559,6 +568,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     wait_for_kernel_before();
     Consumer<Traits>{shared, args, warpgroup - 1}.run();
     if constexpr (kBiased) {
+      __syncwarp();  // what its lanes have written goes before the warp's arrival
       if (prepare_rescue(shared)) Consumer<Rescue>{rescue_shared, args, warpgroup - 1}.run();
     }
   }

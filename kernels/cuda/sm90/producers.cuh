@@ -35,17 +35,16 @@ struct Scheduler {
   SharedMemory<Traits>& shared;
   const KernelArguments& args;
 
-  /// Number of the n-th tile of this CTA; -1 at the end.
+  /// Number of this CTA's next tile; -1 at the end.
   __device__ int take(bool first) const {
-    const Schedule& schedule = args.schedule;
-    if constexpr (Traits::kReference == Reference::kRescue) {
-      const int tile = shared.rescue_head;
-      if (tile >= 0) shared.rescue_head = schedule.rescue_next[tile];
-      return tile;
-    }
-    Counters& counters = *schedule.counters;
+    Counters& counters = *args.schedule.counters;
     const unsigned i = first ? blockIdx.x : gridDim.x + atomicAdd(&counters.next_tile, 1u);
     return i < counters.tiles * args.params.heads ? static_cast<int>(i) : -1;
+  }
+
+  /// Number of the n-th tile of the rescue list; -1 at the end.
+  __device__ int marked_tile(int n) const {
+    return n == 0 ? shared.rescue_head : args.schedule.rescue_next[shared.slots[(n - 1) % kSlots].tile];
   }
 
   __device__ void describe(int number, TileSlot& slot) const {
@@ -71,7 +70,7 @@ struct Scheduler {
     int parity = 1;
     for (int n = 0;; ++n, parity ^= 1) {
       TileSlot& slot = shared.slots[n % kSlots];
-      const int number = take(n == 0);
+      const int number = Traits::kReference == Reference::kRescue ? marked_tile(n) : take(n == 0);
       if (number >= 0) {
         describe(number, slot);
       } else {

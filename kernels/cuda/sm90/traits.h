@@ -108,6 +108,7 @@ struct alignas(1024) SharedMemory {
   std::uint64_t v_full[Traits::kStages], v_empty[Traits::kStages];
   std::uint64_t slot_full[kSlots];
   TileSlot slots[kSlots];
+  std::uint64_t all_done, restarted;  ///< between the tiles of the counter and those of the rescue list
   int rescue_head;  ///< tile of this CTA that needs true maxima; Schedule::rescue_next has the others; -1: none
 };
 
