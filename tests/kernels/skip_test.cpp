@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -46,7 +47,8 @@ AttentionArgs block_args(const std::vector<float>& maxima, const std::vector<flo
 std::string blocks_of(const AttentionArgs& args, std::int64_t row) {
   const at::Tensor mask = unpack_mask(attention_with_mask(args).mask, args)[row][0];
   std::string text;
-  for (std::int64_t j = 0; j < mask.size(0); j += 8) text += mask.narrow(0, j, 8).any().item<bool>() ? '1' : '.';
+  for (std::int64_t j = 0; j < mask.size(0); j += 8)
+    text += mask.narrow(0, j, std::min<std::int64_t>(8, mask.size(0) - j)).any().item<bool>() ? '1' : '.';
   return text;
 }
 
@@ -118,6 +120,30 @@ TEST_CASE("skip: the rows of a query block decide together and other rows have n
     CHECK(blocks_of(args, 0) == "1.");
     CHECK(blocks_of(args, 8) == "1.");
     CHECK(block_counts(args) == std::pair<std::int64_t, std::int64_t>{2, 1});
+  }
+}
+
+TEST_CASE("skip: a chunk boundary inside a query block makes two blocks of it", "[skip]") {
+  for (const std::string& backend : cpu_backends()) {
+    INFO(backend);
+    // Positions 14 and 15 share a query block: row 1, a tenth of row 0, keeps block 1 for both.
+    AttentionArgs whole = on_backend(block_args({6, 3}, {1.0f, 0.1f}, std::exp(-2.0)), backend);
+    whole.is_causal = true;
+    whole.phase = "prefill";
+    whole.skip_softmax_br = 2;
+    CHECK(blocks_of(whole, 0) == "11");
+    CHECK(block_counts(whole) == std::pair<std::int64_t, std::int64_t>{2, 0});
+    // Each row in a chunk of its own; the first one's last block has 7 keys.
+    AttentionArgs first = whole, second = whole;
+    first.q = whole.q.narrow(0, 0, 1);
+    second.q = whole.q.narrow(0, 1, 1);
+    first.b_seq_len = second.b_seq_len = at::tensor({1}, at::kInt);
+    first.b_seq_len_k = at::tensor({15}, at::kInt);
+    first.max_input_len = second.max_input_len = 1;
+    CHECK(blocks_of(first, 0) == "1.");
+    CHECK(block_counts(first) == std::pair<std::int64_t, std::int64_t>{2, 1});
+    CHECK(blocks_of(second, 0) == "11");
+    CHECK(block_counts(second) == std::pair<std::int64_t, std::int64_t>{2, 0});
   }
 }
 
