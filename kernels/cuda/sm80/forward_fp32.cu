@@ -1,5 +1,7 @@
 // Attention forward for fp32 inputs on the FMA units: exact first. No chain of roundings is long: scores are summed in
-// blocks (fp32_tile.cuh), weighted sums over the keys of a tile from 0 and then over the tiles.
+// blocks (fp32_tile.cuh), weighted sums over the keys of a tile from 0, in four chains, and then over the tiles; the
+// lanes' sums of weights are added up in fp64. Where one key dominates a row, every addition after it rounds at its
+// size.
 //
 // One block of 4 warps: kFp32QueryRows consecutive query rows of one head, 8 for each warp; one loop over tiles of 32
 // keys, counted from the sequence's first key. Lane l owns key l of the tile in the scores, and columns l, l + 32, … in
@@ -53,35 +55,35 @@ __device__ float scaled(float difference, float scale_log2, float rest) {
 }
 
 /// Rescales the outputs of a warp's rows and adds a tile's weighted values: the lane's weights are those of its key,
-/// its columns lane, lane + 32, …. The sums of even and of odd keys are chains of their own, from 0. Few rows and at
-/// most four columns at a time: more partial sums would not fit into registers.
+/// its columns lane, lane + 32, …. The sums of keys that are equal modulo kChains are chains of their own, from 0. Few
+/// rows and at most four columns at a time: more partial sums would not fit into registers.
 template <int kColumns>
 __device__ void add_values(float (&output)[kFp32WarpRows][kColumns], const float (&factor)[kFp32WarpRows],
                            const float (&weights)[kFp32WarpRows], const std::uint32_t (&attended)[kFp32WarpRows],
                            const float* values, int head_dim) {
-  constexpr int kRows = 4, kGroup = kColumns < 4 ? kColumns : 4;
+  constexpr int kChains = 4, kRows = 4, kGroup = kColumns < 4 ? kColumns : 4;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int width = row_floats(head_dim);
 #pragma unroll
   for (int row = 0; row < kFp32WarpRows; row += kRows) {
 #pragma unroll
     for (int column = 0; column < kColumns; column += kGroup) {
-      float part[2][kRows][kGroup] = {};
-      for (int key = 0; key < kFp32TileKeys; key += 2) {
+      float part[kChains][kRows][kGroup] = {};
+      for (int key = 0; key < kFp32TileKeys; key += kChains) {
 #pragma unroll
-        for (int odd = 0; odd < 2; ++odd) {
+        for (int chain = 0; chain < kChains; ++chain) {
           float value[kGroup];
 #pragma unroll
           for (int c = 0; c < kGroup; ++c) {
             const int d = lane + 32 * (column + c);
-            value[c] = d < head_dim ? values[(key + odd) * width + d] : 0.0f;
+            value[c] = d < head_dim ? values[(key + chain) * width + d] : 0.0f;
           }
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
-            const float weight = __shfl_sync(kWarp, weights[row + r], key + odd);
-            if ((attended[row + r] >> (key + odd) & 1) == 0) continue;
+            const float weight = __shfl_sync(kWarp, weights[row + r], key + chain);
+            if ((attended[row + r] >> (key + chain) & 1) == 0) continue;
 #pragma unroll
-            for (int c = 0; c < kGroup; ++c) part[odd][r][c] = __fmaf_rn(weight, value[c], part[odd][r][c]);
+            for (int c = 0; c < kGroup; ++c) part[chain][r][c] = __fmaf_rn(weight, value[c], part[chain][r][c]);
           }
         }
       }
@@ -90,7 +92,8 @@ __device__ void add_values(float (&output)[kFp32WarpRows][kColumns], const float
 #pragma unroll
         for (int c = 0; c < kGroup; ++c) {
           float& sum = output[row + r][column + c];
-          sum = __fmaf_rn(sum, factor[row + r], part[0][r][c] + part[1][r][c]);
+          const float tile = (part[0][r][c] + part[1][r][c]) + (part[2][r][c] + part[3][r][c]);
+          sum = __fmaf_rn(sum, factor[row + r], tile);
         }
       }
     }
@@ -188,8 +191,10 @@ __global__ void __launch_bounds__(kFp32Threads, kColumns > 4 ? 1 : 2)
 #pragma unroll
   for (int r = 0; r < kFp32WarpRows; ++r) {
     const int i = first_row + r;
+    double over_lanes = sum[r];
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) sum[r] += __shfl_xor_sync(kWarp, sum[r], step);
+    for (int step = 16; step > 0; step /= 2) over_lanes += __shfl_xor_sync(kWarp, over_lanes, step);
+    sum[r] = static_cast<float>(over_lanes);
     if (i >= s.q_len) continue;
     const std::int64_t row = static_cast<std::int64_t>(s.q_start + i) * p.heads + head;
     if (blocks.active()) {
