@@ -1,16 +1,19 @@
-// split_keys with skip-softmax: one warp per block, one chunk of keys at a time, K read once and V of attended blocks.
+// split_keys with skip-softmax: one warp per block, K read once and V of attended blocks.
 //
-//   score    all keys of the chunk: scores to shared memory, maxima of the chunk's key blocks. A block that reaches out
-//            of the chunk is scored as a whole, for its maximum; with skip_bc = 128 none does.
-//   decide   publishes the chunk's maxima, waits for those of the chunks before it (chunk_prefix.cuh), and votes: one
-//            lane for each row. Rows of one head and one query block decide together.
+//   score    all keys of a chunk: scores to shared memory, maxima of the chunk's key blocks. A block that reaches out
+//            of the chunk is scored as a whole, for its maximum; with skip_bc = 128 none does. Publishes the chunk's
+//            maxima.
+//   decide   waits for the maxima of the chunks before it (chunk_prefix.cuh), and votes: one lane for each row. Rows of
+//            one head and one query block decide together.
 //   attend   the tiles in which some row attends to a block, as split_keys does; the scores of what a row skips are
 //            -inf. Keys that no row attends to are not read. Where nothing is skipped the bits are those of split_keys.
 //
-//   shared   ring of kRing tiles of 16 keys, of K and then of V | scores [rows, kScorePitch] |
+//   shared   ring of kRing tiles of 16 keys, of K and then of V | twice: scores [rows, kScorePitch] |
 //            maxima [rows, kMaxBlocks]
-//            25 KB for kHeadDim 128 and 4 rows: eight warps on an H100's multiprocessor with 128 KB of copies under way
-//   order    warps take chunks in the order of the list, one when they are done with the one before
+//            26 KB for kHeadDim 128 and 4 rows: eight warps on an H100's multiprocessor with 96 KB of copies under way
+//   order    Warps take chunks in the order of the list. A warp scores its next chunk before it decides on the one at
+//            hand: meanwhile the chunks before that are scored by others. (Without, the chunks of a long sequence, which
+//            are worked on at once, all wait for the slowest of them, and memory is idle.)
 #pragma once
 
 #include <algorithm>
@@ -24,47 +27,44 @@ namespace modelopt::kernels::cuda::decode {
 template <typename Element, int kHeadDim>
 struct SkipConfig : SplitConfig<Element, kHeadDim> {
   using Base = SplitConfig<Element, kHeadDim>;
-  static constexpr int kRing = 2 * Base::kStages - 1;
+  static constexpr int kRing = 2 * Base::kStages - 2;
   static constexpr int kRingBytes = kRing * Base::kTileBytes;
   static constexpr int kChunkKeys = 1 << kChunkKeysLog2;
   static constexpr int kUnit = 8;                     ///< blocks begin and end at multiples of it
   static constexpr int kScorePitch = kChunkKeys + 8;  ///< rows of a quad's neighbours lie in other banks
   static constexpr int kMaxBlocks = kChunkKeys / kUnit;
   static_assert(kMaxBlocks == 32, "a word has a bit for each block and for each unit of a chunk");
+  /// Floats of a chunk's scores and maxima.
+  static constexpr int chunk_floats(int rows) { return rows * (kScorePitch + kMaxBlocks); }
   static constexpr int shared_bytes(int rows) {
-    return kRingBytes + rows * (kScorePitch + kMaxBlocks) * static_cast<int>(sizeof(float));
+    return kRingBytes + 2 * chunk_floats(rows) * static_cast<int>(sizeof(float));
   }
 };
 
+/// One warp's work on its chunks.
 template <class Config>
-class SkippingChunk : private ChunkAttention<Config> {
+class SkippingAttention : private ChunkAttention<Config> {
   using Base = ChunkAttention<Config>;
   using Element = typename Config::Element;
 
  public:
-  __device__ SkippingChunk(const DecodeParams& d, int lane, unsigned char* shared)
-      : Base(d, lane, shared),
-        scores_(reinterpret_cast<float*>(shared + Config::kRingBytes)),
-        block_maxima_(scores_ + d.rows * Config::kScorePitch) {}
+  __device__ SkippingAttention(const DecodeParams& d, int lane, unsigned char* shared)
+      : Base(d, lane, shared), buffers_(reinterpret_cast<float*>(shared + Config::kRingBytes)) {}
 
-  /// Leaves the rows of chunk `index` of sequence b in slot `slot` of the workspace.
-  __device__ void run(int b, int kv_head, int index, std::int64_t slot) {
-    this->select(sequence_range(p_, b), kv_head);
-    visible_ = visible_keys(p_, sequence_);
-    chunk_begin_ = (first_chunk(visible_, kChunkKeysLog2) + index) << kChunkKeysLog2;
-    begin_ = max(visible_.begin, chunk_begin_);
-    end_ = min(visible_.end, chunk_begin_ + Config::kChunkKeys);
-    this->load_queries(kv_head);
-    score_blocks();
-    const float log_lambda = log_lambda_of(p_, b);
-    blocks_attended_ = decide(ChunkPrefix(d_, lane_, slot, index), log_lambda);
-    const std::uint32_t units = units_of(blocks_attended_);
-    if (p_.mask != nullptr || p_.stats != nullptr) record(b, kv_head, units);
-    attend_units(units);
-    if (poisoned(0)) sum_[0] = __int_as_float(0x7fffffff);
-    if (poisoned(1)) sum_[1] = __int_as_float(0x7fffffff);
-    this->store(slot);
-    __syncwarp();  // the next chunk's scores and copies go where other lanes may still read
+  /// All chunks that this warp takes from the list; chunk i leaves its rows in slot i of the workspace.
+  __device__ void run() {
+    ChunkCursor cursor(p_, lane_, kChunkKeysLog2);
+    Chunk current;
+    if (!take(cursor, 0, current)) return;
+    score(current);
+    for (int buffer = 1;; buffer ^= 1) {
+      Chunk next;
+      const bool more = take(cursor, buffer, next);
+      if (more) score(next);
+      finish(current);
+      if (!more) return;
+      current = next;
+    }
   }
 
  private:
@@ -76,6 +76,64 @@ class SkippingChunk : private ChunkAttention<Config> {
   using Base::sequence_;
   using Base::shared_;
   using Base::sum_;
+
+  /// A chunk of one sequence for one key head, and what scoring has found.
+  struct Chunk {
+    int batch;
+    int kv_head;
+    int index;          ///< in the sequence
+    std::int64_t slot;  ///< in the workspace
+    float* scores;      ///< shared memory: [rows, kScorePitch]
+    float* block_maxima;  ///< shared memory: [rows, kMaxBlocks]
+    KeySpan visible;      ///< of the sequence
+    int first_key;        ///< a multiple of kChunkKeys
+    int begin, end;       ///< visible keys of the chunk
+    int first_block;      ///< the block of `begin`
+    int blocks;           ///< that are scored
+    float maximum;        ///< lane r: of row r in the chunk
+    std::uint32_t flags;  ///< poison_flag()
+  };
+
+  __device__ bool take(ChunkCursor& cursor, int buffer, Chunk& c) {
+    unsigned work = 0;
+    if (lane_ == 0) work = atomicAdd(d_.next_work, 1u);
+    work = __shfl_sync(kAllLanes, work, 0);
+    ChunkCursor::Chunk found;
+    if (!cursor.seek(static_cast<int>(work / p_.kv_heads), found)) return false;
+    c.batch = found.sequence;
+    c.kv_head = static_cast<int>(work % p_.kv_heads);
+    c.index = found.index;
+    c.slot = work;
+    c.scores = buffers_ + buffer * Config::chunk_floats(d_.rows);
+    c.block_maxima = c.scores + d_.rows * Config::kScorePitch;
+    return true;
+  }
+
+  __device__ void score(Chunk& c) {
+    this->select(sequence_range(p_, c.batch), c.kv_head);
+    c.visible = visible_keys(p_, sequence_);
+    c.first_key = (first_chunk(c.visible, kChunkKeysLog2) + c.index) << kChunkKeysLog2;
+    c.begin = max(c.visible.begin, c.first_key);
+    c.end = min(c.visible.end, c.first_key + Config::kChunkKeys);
+    this->load_queries(c.kv_head);
+    score_blocks(c);
+    if (log_lambda_of(p_, c.batch) != kNegativeInfinity<float>) prefix_of(c).publish(c.maximum, kOwnMaxima);
+    __syncwarp();
+  }
+
+  __device__ void finish(const Chunk& c) {
+    this->select(sequence_range(p_, c.batch), c.kv_head);
+    const Decision decision = decide(c);
+    const std::uint32_t units = units_of(c, decision.attended);
+    if (p_.mask != nullptr || p_.stats != nullptr) record(c, decision, units);
+    attend_units(c, units);
+    if (flag_in_quad(c.flags, poison_flag(0))) sum_[0] = __int_as_float(0x7fffffff);
+    if (flag_in_quad(c.flags, poison_flag(1))) sum_[1] = __int_as_float(0x7fffffff);
+    this->store(c.slot);
+    __syncwarp();  // the next chunk's scores and copies go where other lanes may still read
+  }
+
+  __device__ ChunkPrefix prefix_of(const Chunk& c) const { return ChunkPrefix(d_, lane_, c.slot, c.index); }
 
   // --- tiles ---------------------------------------------------------------------------------------------------------
 
@@ -118,15 +176,22 @@ class SkippingChunk : private ChunkAttention<Config> {
 
   // --- score ---------------------------------------------------------------------------------------------------------
 
-  __device__ void score_blocks() {
+  /// Maxima on the way through the blocks of a chunk.
+  struct Maxima {
+    float of_block[2], of_chunk[2];  ///< of own rows and the lane's keys
+    std::uint32_t flags = 0;
+    int block_end;  ///< of the current block
+  };
+
+  __device__ void score_blocks(Chunk& c) {
     const int bc = p_.skip_bc;
-    first_block_ = begin_ / bc;
-    block_end_ = (first_block_ + 1) * bc;
-    blocks_ = 0;
-    flags_ = 0;
-    for (int half = 0; half < 2; ++half) block_maximum_[half] = own_maximum_[half] = kNegativeInfinity<float>;
-    const int first = max(first_block_ * bc, visible_.begin) / Config::kUnit * Config::kUnit;
-    const int end = min(((end_ - 1) / bc + 1) * bc, visible_.end);
+    c.first_block = c.begin / bc;
+    c.blocks = 0;
+    Maxima maxima;
+    maxima.block_end = (c.first_block + 1) * bc;
+    for (int half = 0; half < 2; ++half) maxima.of_block[half] = maxima.of_chunk[half] = kNegativeInfinity<float>;
+    const int first = max(c.first_block * bc, c.visible.begin) / Config::kUnit * Config::kUnit;
+    const int end = min(((c.end - 1) / bc + 1) * bc, c.visible.end);
     const int first_tile = first / Config::kTileKeys * Config::kTileKeys;
     const int tiles = (end - first_tile + Config::kTileKeys - 1) / Config::kTileKeys;
     stream(
@@ -140,47 +205,50 @@ class SkippingChunk : private ChunkAttention<Config> {
 #pragma unroll
           for (int unit = 0; unit < 2; ++unit) {
             const int key = first_key + unit * Config::kUnit;
-            if (key >= first && key < end) take_unit(x[unit], key, end);
+            if (key < first || key >= end) continue;
+            take_unit(c, maxima, x[unit], key);
+            if (key + Config::kUnit >= min(maxima.block_end, end)) close_block(c, maxima);
           }
         });
+    const float of_quad[2] = {over_quad(maxima.of_chunk[0]), over_quad(maxima.of_chunk[1])};
+    c.maximum = by_row(of_quad);
+    c.flags = maxima.flags;
   }
 
-  /// Takes in the scores of own rows against keys `key` + (lane % 4) * 2 + {0, 1}. `end` is the end of all that is
-  /// scored.
-  __device__ void take_unit(const float (&x)[4], int key, int end) {
-    const bool own = key >= chunk_begin_ && key < chunk_begin_ + Config::kChunkKeys;
+  /// Takes in the scores of own rows against keys `key` + (lane % 4) * 2 + {0, 1}.
+  __device__ void take_unit(const Chunk& c, Maxima& maxima, const float (&x)[4], int key) const {
+    const bool own = key >= c.first_key && key < c.first_key + Config::kChunkKeys;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float first = x[2 * half], second = x[2 * half + 1];
       const bool nan = first != first || second != second;
       const float largest = fmaxf(first, second);
-      block_maximum_[half] = fmaxf(block_maximum_[half], largest);
-      flags_ |= nan ? nan_flag(half) : 0u;
+      maxima.of_block[half] = fmaxf(maxima.of_block[half], largest);
+      maxima.flags |= nan ? nan_flag(half) : 0u;
       if (!own) continue;
-      own_maximum_[half] = fmaxf(own_maximum_[half], largest);
-      flags_ |= nan || largest == -kNegativeInfinity<float> ? poison_flag(half) : 0u;
+      maxima.of_chunk[half] = fmaxf(maxima.of_chunk[half], largest);
+      maxima.flags |= nan || largest == -kNegativeInfinity<float> ? poison_flag(half) : 0u;
       if (own_row(half) >= d_.rows) continue;
-      float* target = scores_ + own_row(half) * Config::kScorePitch + (key - chunk_begin_) + lane_ % 4 * 2;
+      float* target = c.scores + own_row(half) * Config::kScorePitch + (key - c.first_key) + lane_ % 4 * 2;
       *reinterpret_cast<float2*>(target) = {first, second};
     }
-    if (key + Config::kUnit >= min(block_end_, end)) close_block();
   }
 
   /// Stores the maxima of the current block: NaN for a row that sees none of its keys, -inf for one that sees NaN
   /// alone.
-  __device__ void close_block() {
+  __device__ void close_block(Chunk& c, Maxima& maxima) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float largest = over_quad(block_maximum_[half]);
-      const bool sees = flag_in_quad(nan_flag(half)) || largest != kNegativeInfinity<float>;
+      const float largest = over_quad(maxima.of_block[half]);
+      const bool sees = flag_in_quad(maxima.flags, nan_flag(half)) || largest != kNegativeInfinity<float>;
       if (lane_ % 4 == 0 && own_row(half) < d_.rows) {
-        block_maxima_[own_row(half) * Config::kMaxBlocks + blocks_] = sees ? largest : __int_as_float(0x7fffffff);
+        c.block_maxima[own_row(half) * Config::kMaxBlocks + c.blocks] = sees ? largest : __int_as_float(0x7fffffff);
       }
-      block_maximum_[half] = kNegativeInfinity<float>;
+      maxima.of_block[half] = kNegativeInfinity<float>;
     }
-    flags_ &= ~(nan_flag(0) | nan_flag(1));
-    ++blocks_;
-    block_end_ += p_.skip_bc;
+    maxima.flags &= ~(nan_flag(0) | nan_flag(1));
+    ++c.blocks;
+    maxima.block_end += p_.skip_bc;
   }
 
   [[nodiscard]] static __device__ float over_quad(float value) {
@@ -192,11 +260,10 @@ class SkippingChunk : private ChunkAttention<Config> {
   [[nodiscard]] static __device__ constexpr std::uint32_t nan_flag(int half) { return 1u << half; }
   [[nodiscard]] static __device__ constexpr std::uint32_t poison_flag(int half) { return 4u << half; }
 
-  [[nodiscard]] __device__ bool flag_in_quad(std::uint32_t flag) const {
-    const unsigned lanes = __ballot_sync(kAllLanes, (flags_ & flag) != 0);
+  [[nodiscard]] __device__ bool flag_in_quad(std::uint32_t flags, std::uint32_t flag) const {
+    const unsigned lanes = __ballot_sync(kAllLanes, (flags & flag) != 0);
     return (lanes >> (lane_ & ~3) & 0xFu) != 0;
   }
-  [[nodiscard]] __device__ bool poisoned(int half) const { return flag_in_quad(poison_flag(half)); }
 
   // --- decide --------------------------------------------------------------------------------------------------------
 
@@ -218,38 +285,40 @@ class SkippingChunk : private ChunkAttention<Config> {
     return __match_any_sync(kAllLanes, has_row() ? (block - first) * d_.group + lane_ % d_.group : -1 - lane_);
   }
 
-  /// Bit b is set iff the lane's row attends to the chunk's b-th block.
-  __device__ std::uint32_t decide(const ChunkPrefix& prefix, float log_lambda) {
-    const float of_quad[2] = {over_quad(own_maximum_[0]), over_quad(own_maximum_[1])};
-    const float own_maximum = by_row(of_quad);
+  /// Of the lane's row and its peers; bit b: the chunk's b-th block.
+  struct Decision {
+    unsigned peers;
+    std::uint32_t seen = 0;      ///< by one of them
+    std::uint32_t attended = 0;  ///< by them
+  };
+
+  __device__ Decision decide(const Chunk& c) const {
+    const float log_lambda = log_lambda_of(p_, c.batch);
     float running = kNegativeInfinity<float>;
     if (log_lambda != kNegativeInfinity<float>) {
-      prefix.publish(own_maximum, kOwnMaxima);
+      const ChunkPrefix prefix = prefix_of(c);
       running = prefix.before();
-      prefix.publish(fmaxf(running, own_maximum), kPrefixMaxima);
+      prefix.publish(fmaxf(running, c.maximum), kPrefixMaxima);
     }
-    __syncwarp();
-    peers_ = peers();
-    seen_blocks_ = 0;
-    std::uint32_t attended = 0;
-    for (int b = 0; b < blocks_; ++b) {
-      const float largest = has_row() ? block_maxima_[lane_ * Config::kMaxBlocks + b] : __int_as_float(0x7fffffff);
+    Decision decision{.peers = peers()};
+    for (int b = 0; b < c.blocks; ++b) {
+      const float largest = has_row() ? c.block_maxima[lane_ * Config::kMaxBlocks + b] : __int_as_float(0x7fffffff);
       const bool sees = largest == largest;
       running = fmaxf(running, largest);
       const bool wants = sees && !row_votes_skip(largest, running, p_.scale, log_lambda);
-      seen_blocks_ |= static_cast<std::uint32_t>((__ballot_sync(kAllLanes, sees) & peers_) != 0) << b;
-      attended |= static_cast<std::uint32_t>((__ballot_sync(kAllLanes, wants) & peers_) != 0) << b;
+      decision.seen |= static_cast<std::uint32_t>((__ballot_sync(kAllLanes, sees) & decision.peers) != 0) << b;
+      decision.attended |= static_cast<std::uint32_t>((__ballot_sync(kAllLanes, wants) & decision.peers) != 0) << b;
     }
-    return attended;
+    return decision;
   }
 
   /// Of the chunk's units, those in the blocks.
-  [[nodiscard]] __device__ std::uint32_t units_of(std::uint32_t blocks) const {
+  [[nodiscard]] __device__ std::uint32_t units_of(const Chunk& c, std::uint32_t blocks) const {
     std::uint32_t units = 0;
-    int block = 0, block_end = (first_block_ + 1) * p_.skip_bc;
-    for (int unit = (begin_ - chunk_begin_) / Config::kUnit; unit < Config::kMaxBlocks; ++unit) {
-      const int key = chunk_begin_ + unit * Config::kUnit;
-      if (key >= end_) break;
+    int block = 0, block_end = (c.first_block + 1) * p_.skip_bc;
+    for (int unit = (c.begin - c.first_key) / Config::kUnit; unit < Config::kMaxBlocks; ++unit) {
+      const int key = c.first_key + unit * Config::kUnit;
+      if (key >= c.end) break;
       if (key >= block_end) {
         ++block;
         block_end += p_.skip_bc;
@@ -262,7 +331,7 @@ class SkippingChunk : private ChunkAttention<Config> {
   // --- attend --------------------------------------------------------------------------------------------------------
 
   /// `units` are those of the lane's row.
-  __device__ void attend_units(std::uint32_t units) {
+  __device__ void attend_units(const Chunk& c, std::uint32_t units) {
     const std::uint32_t own_units[2] = {__shfl_sync(kAllLanes, units, own_row(0)),
                                         __shfl_sync(kAllLanes, units, own_row(1))};
     const std::uint32_t wanted = __reduce_or_sync(kAllLanes, has_row() ? units : 0u);
@@ -273,12 +342,12 @@ class SkippingChunk : private ChunkAttention<Config> {
         __popc(tiles),
         [&](int slot, int) {
           const int unit = pop_lowest(to_load);
-          load_rows(slot, this->v_, p_.v_strides.row, chunk_begin_ + unit * Config::kUnit, wanted >> unit & 3u);
+          load_rows(slot, this->v_, p_.v_strides.row, c.first_key + unit * Config::kUnit, wanted >> unit & 3u);
         },
         [&](std::uint32_t tile, int) {
           const int unit = pop_lowest(to_use);
           float x[2][4];
-          read_scores(x, unit, own_units);
+          read_scores(c, x, unit, own_units);
           std::uint32_t weights[4];
           this->weigh(x, weights);
           this->multiply_values(weights, tile);
@@ -292,14 +361,15 @@ class SkippingChunk : private ChunkAttention<Config> {
   }
 
   /// Scores of two units; -inf for what the row skips.
-  __device__ void read_scores(float (&x)[2][4], int unit, const std::uint32_t (&own_units)[2]) const {
+  __device__ void read_scores(const Chunk& c, float (&x)[2][4], int unit,
+                              const std::uint32_t (&own_units)[2]) const {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float2 pair = {kNegativeInfinity<float>, kNegativeInfinity<float>};
         if (own_row(half) < d_.rows && (own_units[half] >> (unit + e) & 1) != 0) {
-          pair = *reinterpret_cast<const float2*>(scores_ + own_row(half) * Config::kScorePitch +
+          pair = *reinterpret_cast<const float2*>(c.scores + own_row(half) * Config::kScorePitch +
                                                   (unit + e) * Config::kUnit + lane_ % 4 * 2);
         }
         x[e][2 * half] = pair.x;
@@ -311,13 +381,13 @@ class SkippingChunk : private ChunkAttention<Config> {
   // --- mask and statistics -------------------------------------------------------------------------------------------
 
   /// `units` are those of the lane's row that it attends to.
-  __device__ void record(int b, int kv_head, std::uint32_t units) const {
+  __device__ void record(const Chunk& c, const Decision& decision, std::uint32_t units) const {
     unsigned long long pairs_visible = 0, pairs_attended = 0;
-    const int first_unit = (begin_ - chunk_begin_) / Config::kUnit;
-    for (int unit = first_unit; has_row() && chunk_begin_ + unit * Config::kUnit < end_; ++unit) {
+    const int first_unit = (c.begin - c.first_key) / Config::kUnit;
+    for (int unit = first_unit; has_row() && c.first_key + unit * Config::kUnit < c.end; ++unit) {
       std::uint32_t visible = 0;
       for (int i = 0; i < Config::kUnit; ++i) {
-        const float x = scores_[lane_ * Config::kScorePitch + unit * Config::kUnit + i];
+        const float x = c.scores[lane_ * Config::kScorePitch + unit * Config::kUnit + i];
         visible |= static_cast<std::uint32_t>(x != kNegativeInfinity<float>) << i;
       }
       const std::uint32_t attended = (units >> unit & 1) != 0 ? visible : 0u;
@@ -325,38 +395,25 @@ class SkippingChunk : private ChunkAttention<Config> {
       pairs_attended += __popc(attended);
       if (p_.mask != nullptr) {
         const std::int64_t row = std::int64_t{sequence_.q_start} + lane_ / d_.group;
-        const int head = kv_head * d_.group + lane_ % d_.group;
-        p_.mask[(row * p_.heads + head) * p_.mask_bytes + chunk_begin_ / Config::kUnit + unit] =
+        const int head = c.kv_head * d_.group + lane_ % d_.group;
+        p_.mask[(row * p_.heads + head) * p_.mask_bytes + c.first_key / Config::kUnit + unit] =
             static_cast<std::uint8_t>(attended);
       }
     }
     if (p_.stats == nullptr || !has_row()) return;
     auto* stats = reinterpret_cast<unsigned long long*>(p_.stats) +
-                  (std::int64_t{b} * p_.heads + kv_head * d_.group + lane_ % d_.group) * 4;
+                  (std::int64_t{c.batch} * p_.heads + c.kv_head * d_.group + lane_ % d_.group) * 4;
     atomicAdd(stats + 2, pairs_visible);
     atomicAdd(stats + 3, pairs_attended);
-    if (lane_ != __ffs(static_cast<int>(peers_)) - 1) return;
+    if (lane_ != __ffs(static_cast<int>(decision.peers)) - 1) return;
     // A block that began in the chunk before was counted there.
-    const bool counted_before = max(first_block_ * p_.skip_bc, visible_.begin) < begin_;
-    const std::uint32_t counted = seen_blocks_ & (counted_before ? ~1u : ~0u);
+    const bool counted_before = max(c.first_block * p_.skip_bc, c.visible.begin) < c.begin;
+    const std::uint32_t counted = decision.seen & (counted_before ? ~1u : ~0u);
     atomicAdd(stats, static_cast<unsigned long long>(__popc(counted)));
-    atomicAdd(stats + 1, static_cast<unsigned long long>(__popc(counted & ~blocks_attended_)));
+    atomicAdd(stats + 1, static_cast<unsigned long long>(__popc(counted & ~decision.attended)));
   }
 
-  float* scores_;
-  float* block_maxima_;
-  KeySpan visible_;      ///< of the sequence
-  int chunk_begin_ = 0;  ///< a multiple of kChunkKeys
-  int begin_ = 0, end_ = 0;
-  int first_block_ = 0;  ///< the block of begin_
-  int block_end_ = 0;    ///< of the current block
-  int blocks_ = 0;       ///< that are scored
-  float block_maximum_[2];
-  float own_maximum_[2];
-  std::uint32_t flags_ = 0;
-  unsigned peers_ = 0;
-  std::uint32_t seen_blocks_ = 0;      ///< by the lane's row or a peer
-  std::uint32_t blocks_attended_ = 0;  ///< by them
+  float* buffers_;  ///< of two chunks
 };
 
 template <class Config>
@@ -366,16 +423,7 @@ __global__ void __launch_bounds__(kWarp) skip_keys(const __grid_constant__ Decod
   const AttentionParams& p = d.attention;
   allow_next_kernel();
   if (blockIdx.x == 0) ChunkCursor(p, lane, kChunkKeysLog2).write_offsets(d.chunk_offsets);
-  SkippingChunk<Config> attention(d, lane, shared);
-  ChunkCursor cursor(p, lane, kChunkKeysLog2);
-  while (true) {
-    unsigned work = 0;
-    if (lane == 0) work = atomicAdd(d.next_work, 1u);
-    work = __shfl_sync(kAllLanes, work, 0);
-    ChunkCursor::Chunk chunk;
-    if (!cursor.seek(static_cast<int>(work / p.kv_heads), chunk)) return;
-    attention.run(chunk.sequence, static_cast<int>(work % p.kv_heads), chunk.index, work);
-  }
+  SkippingAttention<Config>(d, lane, shared).run();
 }
 
 template <typename Element, int kHeadDim>
