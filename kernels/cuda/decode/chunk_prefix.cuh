@@ -1,10 +1,13 @@
 // Prefix maxima over the chunks of a sequence while they are being computed (decoupled look-back: Merrill, Garland,
 // "Single-pass Parallel Prefix Scan with Decoupled Look-back", 2016).
 //
-// Every chunk publishes its own maxima as soon as it has them, then looks back for those of the chunks before it, then
-// publishes the maxima through itself, so that later ones need not look further. A chunk waits for chunks of smaller
-// work numbers only. These are taken in order by warps that run, so that someone can always go on, however few warps
-// are resident. Maxima of maxima: the result does not depend on who was seen in which state.
+// Every chunk publishes its own maxima as soon as it has them. To decide, it looks back for those of the chunks before
+// it, and publishes the maxima through itself, so that later ones need not look further. A chunk waits for chunks of
+// smaller work numbers only. These are taken in order by warps that run and score what they have taken before they wait
+// for anything, so that someone can always go on, however few warps are resident. Maxima of maxima: the result does not
+// depend on who was seen in which state.
+//
+// A value is its own flag: no maximum is NaN, and what is not known yet has all bits set.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,16 +18,6 @@
 
 namespace modelopt::kernels::cuda::decode {
 
-enum ChunkState : unsigned { kUnknown = 0, kOwnMaxima = 1, kPrefixMaxima = 2 };
-
-__device__ inline unsigned load_acquire(const unsigned* address) {
-  unsigned value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
-  return value;
-}
-__device__ inline void store_release(unsigned* address, unsigned value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
-}
 __device__ inline float load_relaxed(const float* address) {
   float value;
   asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(value) : "l"(address) : "memory");
@@ -41,39 +34,62 @@ class ChunkPrefix {
   __device__ ChunkPrefix(const DecodeParams& d, int lane, std::int64_t slot, int index)
       : d_(d), lane_(lane), slot_(slot), index_(index) {}
 
-  /// Makes this chunk's maxima known.
-  __device__ void publish(float maximum, ChunkState state) const {
-    if (lane_ < d_.rows) store_relaxed(d_.chunk_maxima + slot_ * d_.rows + lane_, maximum);
-    __threadfence();
-    __syncwarp();
-    if (lane_ == 0) store_release(d_.chunk_states + slot_, state);
-  }
+  /// Makes this chunk's own maxima known.
+  __device__ void publish_own(float maximum) const { publish(d_.chunk_maxima, maximum); }
+  /// Makes the maxima through this chunk known.
+  __device__ void publish_prefix(float maximum) const { publish(d_.prefix_maxima, maximum); }
 
   /// The lane's row's maximum over all chunks before this one; -inf if there is none.
   [[nodiscard]] __device__ float before() const {
+    // Lanes lie over rows, rounded up to a power of two, and chunks; each has several chunks, whose loads are under way
+    // together.
+    const int row_lanes = 1 << (32 - __clz(d_.rows - 1));
+    const int chunk_lanes = kWarp / row_lanes;
+    const int row = lane_ % row_lanes;
     float prefix = kNegativeInfinity<float>;
-    for (int nearest = 1; nearest <= index_; nearest += kWarp) {
-      const int distance = nearest + lane_;  // each lane looks at one chunk
-      const bool exists = distance <= index_;
-      const std::int64_t slot = exists ? slot_ - std::int64_t{distance} * d_.attention.kv_heads : slot_;
-      unsigned state = kOwnMaxima;
-      while (exists && (state = load_acquire(d_.chunk_states + slot)) == kUnknown) __nanosleep(64);
-      __syncwarp();
-      const unsigned complete = __ballot_sync(kAllLanes, exists && state == kPrefixMaxima);
-      const bool counts = exists && (complete == 0 || lane_ < __ffs(static_cast<int>(complete)));
-      for (int row = 0; row < d_.rows; ++row) {
-        float maximum = counts ? load_relaxed(d_.chunk_maxima + slot * d_.rows + row) : kNegativeInfinity<float>;
-        for (int step = 16; step > 0; step /= 2) {
-          maximum = fmaxf(maximum, __shfl_xor_sync(kAllLanes, maximum, step));
-        }
-        if (lane_ == row) prefix = fmaxf(prefix, maximum);
+    for (int done = 0; done < index_; done += kLoads * chunk_lanes) {
+      const int first = done + lane_ / row_lanes + 1;
+      const int beyond = done + kLoads * chunk_lanes + 1;
+      float own[kLoads];
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int distance = first + i * chunk_lanes;
+        own[i] = row < d_.rows && distance <= index_ ? load(d_.chunk_maxima, distance, row) : kNegativeInfinity<float>;
       }
-      if (complete != 0) break;
+      const bool ends = beyond > index_ || row >= d_.rows;
+      const float rest = ends ? kNegativeInfinity<float> : load(d_.prefix_maxima, beyond, row);
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        while (own[i] != own[i]) {
+          __nanosleep(64);
+          own[i] = load(d_.chunk_maxima, first + i * chunk_lanes, row);
+        }
+        prefix = fmaxf(prefix, own[i]);
+      }
+      __syncwarp();
+      if (__all_sync(kAllLanes, rest == rest)) {
+        prefix = fmaxf(prefix, rest);
+        break;
+      }
+    }
+    for (int step = row_lanes; step < kWarp; step *= 2) {
+      prefix = fmaxf(prefix, __shfl_xor_sync(kAllLanes, prefix, step));
     }
     return prefix;
   }
 
  private:
+  static constexpr int kLoads = 8;
+  static_assert(kMaxRows <= kWarp);
+
+  __device__ void publish(float* maxima, float maximum) const {
+    if (lane_ < d_.rows) store_relaxed(maxima + slot_ * d_.rows + lane_, maximum);
+  }
+
+  [[nodiscard]] __device__ float load(const float* maxima, int distance, int row) const {
+    return load_relaxed(maxima + (slot_ - std::int64_t{distance} * d_.attention.kv_heads) * d_.rows + row);
+  }
+
   const DecodeParams& d_;
   int lane_;
   std::int64_t slot_;

@@ -30,10 +30,10 @@ struct DecodeParams {
   int* chunk_offsets = nullptr;       ///< [batch + 1], written by split_keys: chunks of the sequences before
   float* partial_output = nullptr;    ///< [capacity, kv_heads, rows, head_dim]
   float2* partial_softmax = nullptr;  ///< [capacity, kv_heads, rows]: row maximum of the scores, sum of the weights
-  // With skip-softmax (skip_keys.cuh); everything fits then.
-  unsigned* next_work = nullptr;     ///< zeroed: the chunk (times key heads) that is to be taken next
-  unsigned* chunk_states = nullptr;  ///< [capacity, kv_heads], zeroed: what chunk_maxima holds
-  float* chunk_maxima = nullptr;     ///< [capacity, kv_heads, rows]: largest scores
+  // With skip-softmax (skip_keys.cuh); everything fits then, and all bits are set beforehand.
+  unsigned* last_work = nullptr;   ///< the chunk (times key heads) that was taken last
+  float* chunk_maxima = nullptr;   ///< [capacity, kv_heads, rows]: largest scores
+  float* prefix_maxima = nullptr;  ///< likewise, of the chunk and those before it
 };
 
 /// Keys [begin, end) of a sequence.

@@ -96,23 +96,22 @@ void run_decode(const AttentionParams& params, const Workspace& workspace, cudaS
                       .capacity = static_cast<int>(capacity),
                       .all_fit = capacity == most};
   const std::size_t rows = partial_rows(params, capacity);
-  const std::size_t state_bytes = (1 + std::size_t(decode.capacity) * params.kv_heads) * sizeof(unsigned);
+  const std::size_t maxima_bytes = (1 + 2 * rows) * sizeof(float);
   Layout layout;
   const std::size_t offsets = layout.add((std::size_t(params.batch) + 1) * sizeof(int));
   const std::size_t softmax = layout.add(rows * sizeof(float2));
   const std::size_t output = layout.add(rows * params.head_dim * sizeof(float));
-  const std::size_t states = layout.add(skips ? state_bytes : 0);
-  const std::size_t maxima = layout.add(skips ? rows * sizeof(float) : 0);
+  const std::size_t maxima = layout.add(skips ? maxima_bytes : 0);
   auto* base = static_cast<std::byte*>(workspace(layout.size()));
   decode.chunk_offsets = reinterpret_cast<int*>(base + offsets);
   decode.partial_softmax = reinterpret_cast<float2*>(base + softmax);
   decode.partial_output = reinterpret_cast<float*>(base + output);
   if (skips) {
-    decode.next_work = reinterpret_cast<unsigned*>(base + states);
-    decode.chunk_states = decode.next_work + 1;
-    decode.chunk_maxima = reinterpret_cast<float*>(base + maxima);
-    MODELOPT_CUDA_CHECK(cudaMemsetAsync(base + states, 0, state_bytes, stream), "zeroing ", state_bytes,
-                        " bytes of chunk states");
+    decode.last_work = reinterpret_cast<unsigned*>(base + maxima);
+    decode.chunk_maxima = reinterpret_cast<float*>(decode.last_work + 1);
+    decode.prefix_maxima = decode.chunk_maxima + rows;
+    MODELOPT_CUDA_CHECK(cudaMemsetAsync(base + maxima, 0xFF, maxima_bytes, stream), "filling ", maxima_bytes,
+                        " bytes of chunk maxima");
     if (params.mask != nullptr) {
       const std::size_t bytes = std::size_t(params.total_q) * params.heads * params.mask_bytes;
       MODELOPT_CUDA_CHECK(cudaMemsetAsync(params.mask, 0, bytes, stream), "zeroing ", bytes, " bytes of the mask");

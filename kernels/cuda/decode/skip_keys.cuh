@@ -96,7 +96,7 @@ class SkippingAttention : private ChunkAttention<Config> {
 
   __device__ bool take(ChunkCursor& cursor, int buffer, Chunk& c) {
     unsigned work = 0;
-    if (lane_ == 0) work = atomicAdd(d_.next_work, 1u);
+    if (lane_ == 0) work = atomicAdd(d_.last_work, 1u) + 1;
     work = __shfl_sync(kAllLanes, work, 0);
     ChunkCursor::Chunk found;
     if (!cursor.seek(static_cast<int>(work / p_.kv_heads), found)) return false;
@@ -117,7 +117,7 @@ class SkippingAttention : private ChunkAttention<Config> {
     c.end = min(c.visible.end, c.first_key + Config::kChunkKeys);
     this->load_queries(c.kv_head);
     score_blocks(c);
-    if (log_lambda_of(p_, c.batch) != kNegativeInfinity<float>) prefix_of(c).publish(c.maximum, kOwnMaxima);
+    if (log_lambda_of(p_, c.batch) != kNegativeInfinity<float>) prefix_of(c).publish_own(c.maximum);
     __syncwarp();
   }
 
@@ -298,7 +298,7 @@ class SkippingAttention : private ChunkAttention<Config> {
     if (log_lambda != kNegativeInfinity<float>) {
       const ChunkPrefix prefix = prefix_of(c);
       running = prefix.before();
-      prefix.publish(fmaxf(running, c.maximum), kPrefixMaxima);
+      prefix.publish_prefix(fmaxf(running, c.maximum));
     }
     Decision decision{.peers = peers()};
     for (int b = 0; b < c.blocks; ++b) {
