@@ -18,9 +18,18 @@ namespace modelopt::kernels::testing {
 [[nodiscard]] std::string check_values(const AttentionArgs& args, const AttentionResult& actual, const at::Tensor& mask,
                                        const TestedBackend& backend);
 
+/// What the call gives on the scalar reference, or on the CPU backend, which is tested against it, where that would
+/// take tenths of a second.
+[[nodiscard]] AttentionMaskResult reference_result(const AttentionArgs& args);
+
 /// Runs the call on `backend` and checks all that it returns: the mask against the reference's (equal, or for inexact
 /// scores different only between scores closer than their rounding bound), the values under the backend's own mask, and
 /// statistics if the call collects them. Returns "" or what is wrong.
+///
+/// Of `reference` the mask and the statistics are read: on Fill::kIntegers they are the same in all dtypes.
+[[nodiscard]] std::string check_against(const AttentionMaskResult& reference, const AttentionArgs& args,
+                                        const TestedBackend& backend, Fill fill);
+/// The same against reference_result().
 [[nodiscard]] std::string check_against_reference(const AttentionArgs& args, const TestedBackend& backend, Fill fill);
 
 }  // namespace modelopt::kernels::testing

@@ -35,8 +35,8 @@ struct BlockCounts {
 };
 
 /// Integer scores, with stretches of keys that are 0: blocks of all sizes fall behind the largest scores of the others.
-AttentionArgs stretched_args(const CaseShape& shape, const TestedBackend& backend) {
-  AttentionArgs args = on_backend(make_args(shape_for(backend, shape)), backend);
+AttentionArgs stretched_args(const CaseShape& shape) {
+  AttentionArgs args = make_args(shape);
   for (const SequenceRows& rows : sequences_of(args)) {
     constexpr std::int64_t kStretch = 192;
     for (std::int64_t key = 72; key < rows.k_len; key += 2 * kStretch) {
@@ -45,6 +45,19 @@ AttentionArgs stretched_args(const CaseShape& shape, const TestedBackend& backen
   }
   args.phase = "prefill";
   args.collect_stats = true;
+  return args;
+}
+AttentionArgs stretched_args(const CaseShape& shape, const TestedBackend& backend) {
+  return on_backend(stretched_args(shape_for(backend, shape)), backend);
+}
+
+/// An fp32 problem of integer scores in another dtype, its unused storage included.
+AttentionArgs in_dtype(AttentionArgs args, at::ScalarType dtype) {
+  for (at::Tensor* t : {&args.q, &args.k, &args.v}) {
+    const auto elements = static_cast<std::int64_t>(t->storage().nbytes() / t->element_size());
+    const at::Tensor storage = t->as_strided({elements}, {1}, 0).to(dtype);
+    *t = storage.as_strided(t->sizes(), t->strides(), t->storage_offset());
+  }
   return args;
 }
 
@@ -60,13 +73,8 @@ std::string check(const AttentionArgs& args, const TestedBackend& backend, Block
   return check_against_reference(args, backend, Fill::kIntegers);
 }
 
-const std::vector<Lengths>& decode_lengths() {
-  static const std::vector<Lengths> lengths{{1, 1}, {1, 700}, {1, 0}, {1, 256}, {1, 1500}, {1, 257}};
-  return lengths;
-}
-
-AttentionArgs decode_args(const CaseShape& shape, const TestedBackend& backend) {
-  AttentionArgs args = stretched_args(shape, backend);
+AttentionArgs decode_args(const CaseShape& shape) {
+  AttentionArgs args = stretched_args(shape);
   args.phase = "decode";
   args.sparsity_n = 2;  // which the phase leaves out
   return args;
@@ -75,99 +83,113 @@ AttentionArgs decode_args(const CaseShape& shape, const TestedBackend& backend) 
 }  // namespace
 
 TEST_CASE("skip blocks: blocks of every size, ragged lengths, groups of heads, alone and with N:M", "[skip]") {
-  for (const TestedBackend& backend : backends_that_skip()) {
-    for (const auto dtype : backend.dtypes) {
-      BlockCounts counts;
-      std::uint64_t seed = 1;
-      for (const Blocks& blocks : kBlocks) {
-        for (const std::int64_t head_dim : {64, 72, 128, 256}) {
-          const CaseShape shape{.lengths = {{300, 300}, {40, 517}, {9, 5}, {0, 7}, {129, 129}},
-                                .heads = 4,
-                                .kv_heads = 2,
-                                .head_dim = head_dim,
-                                .dtype = dtype,
-                                .fill = Fill::kIntegers,
-                                .storage = Storage::kPoisonedAligned,
-                                .seed = ++seed};
-          AttentionArgs args = with_blocks(stretched_args(shape, backend), blocks, seed % 2 == 0 ? 0.3 : 0.9);
-          args.is_causal = seed % 5 != 0;
-          args.sliding_window = seed % 7 == 0 ? 200 : 0;
-          INFO(backend << ": " << shape << "; blocks " << blocks.br << " x " << blocks.bc);
-          CHECK(check(args, backend, counts) == "");
-          args.sparsity_n = seed % 3 == 0 ? 1 : 2;
-          args.dense_window_size = 64;
-          args.num_sink_tokens = 4;
-          CHECK(check(args, backend, counts) == "");
-          args.sparsity_n = 4;
-          args.sparsity_m = 8;
-          CHECK(check(args, backend, counts) == "");
+  struct Pattern {
+    std::int64_t n, m;
+  };
+  BlockCounts counts;
+  std::size_t problem = 0;
+  for (const Blocks& blocks : kBlocks) {
+    for (const std::int64_t head_dim : {64, 72, 128, 256}) {
+      const CaseShape shape{.lengths = {{260, 260}, {40, 417}, {9, 5}, {0, 7}, {129, 129}},
+                            .heads = 4,
+                            .kv_heads = 2,
+                            .head_dim = head_dim,
+                            .fill = Fill::kIntegers,
+                            .storage = Storage::kPoisonedAligned,
+                            .seed = ++problem};
+      AttentionArgs args = with_blocks(stretched_args(shape), blocks, problem % 2 == 0 ? 0.3 : 0.9);
+      args.is_causal = problem % 5 != 0;
+      args.sliding_window = problem % 7 == 0 ? 200 : 0;
+      args.dense_window_size = 64;
+      args.num_sink_tokens = 4;
+      const std::array<Pattern, 3> patterns{{{0, 4}, {problem / 3 % 3 == 0 ? 1 : 2, 4}, {4, 8}}};
+      for (std::size_t i = 0; i < patterns.size(); ++i) {
+        args.sparsity_n = patterns[i].n;
+        args.sparsity_m = patterns[i].m;
+        const AttentionMaskResult reference = reference_result(args);
+        counts.add(reference.result.stats);
+        for (const TestedBackend& backend : backends_that_skip()) {
+          const auto dtype = backend.dtypes[(problem + i) % backend.dtypes.size()];  // every one, of three patterns
+          INFO(backend << ", " << dtype << ": " << shape << "; blocks " << blocks.br << " x " << blocks.bc << ", "
+                       << args.sparsity_n << ":" << args.sparsity_m);
+          CHECK(check_against(reference, in_dtype(args, dtype), backend, Fill::kIntegers) == "");
         }
       }
-      INFO(backend << ", " << dtype << ": " << counts.skipped << " of " << counts.visible << " blocks skipped");
-      CHECK(counts.some_but_not_all());
     }
   }
+  INFO(counts.skipped << " of " << counts.visible << " blocks skipped");
+  CHECK(counts.some_but_not_all());
 }
 
 TEST_CASE("skip blocks: the default blocks on every backend", "[skip]") {
-  for (const TestedBackend& backend : tested_backends()) {
-    for (const auto dtype : backend.dtypes) {
-      BlockCounts counts;
-      std::uint64_t seed = 40;
-      for (const std::int64_t head_dim : {64, 96, 128}) {
-        for (const bool is_causal : {true, false}) {
-          for (const std::int64_t window : {0, 300}) {
-            const CaseShape shape{.lengths = {{520, 520}, {40, 517}, {9, 5}, {0, 7}, {129, 300}, {128, 128}},
-                                  .heads = 4,
-                                  .kv_heads = 2,
-                                  .head_dim = head_dim,
-                                  .dtype = dtype,
-                                  .fill = Fill::kIntegers,
-                                  .storage = Storage::kPoisonedAligned,
-                                  .seed = ++seed};
-            AttentionArgs args = with_blocks(stretched_args(shape, backend), {128, 128}, 0.7);
-            args.softmax_scale = 1.0 / 64;  // no weight of an attended key rounds to 0, not even in fp16
-            args.is_causal = is_causal;
-            args.sliding_window = window;
-            INFO(backend << ": " << shape << "; window " << window << (is_causal ? ", causal" : ""));
-            CHECK(check(args, backend, counts) == "");
-            const std::vector<float> lambdas{0.7f, 0.9f, 0.5f, 0.0f, 0.8f, 0.7f};
-            args.skip_softmax_threshold = std::nullopt;
-            args.skip_softmax_lambda = at::tensor(lambdas);
-            CHECK(check(args, backend, counts) == "");
+  BlockCounts counts;
+  std::uint64_t seed = 40;
+  bool by_sequence = false;  // of neighbours one has a threshold, the other one for each sequence
+  for (const std::int64_t head_dim : {64, 96, 128}) {
+    by_sequence = !by_sequence;
+    for (const bool is_causal : {true, false}) {
+      for (const std::int64_t window : {0, 300}) {
+        by_sequence = !by_sequence;
+        const CaseShape shape{.lengths = {{520, 520}, {40, 517}, {9, 5}, {0, 7}, {129, 300}, {128, 128}},
+                              .heads = 4,
+                              .kv_heads = 2,
+                              .head_dim = head_dim,
+                              .fill = Fill::kIntegers,
+                              .storage = Storage::kPoisonedAligned,
+                              .seed = ++seed};
+        AttentionArgs args = with_blocks(stretched_args(shape), {128, 128}, 0.7);
+        args.softmax_scale = 1.0 / 64;  // no weight of an attended key rounds to 0, not even in fp16
+        args.is_causal = is_causal;
+        args.sliding_window = window;
+        if (by_sequence) {
+          const std::vector<float> lambdas{0.7f, 0.9f, 0.5f, 0.0f, 0.8f, 0.7f};
+          args.skip_softmax_threshold = std::nullopt;
+          args.skip_softmax_lambda = at::tensor(lambdas);
+        }
+        const AttentionMaskResult reference = reference_result(args);
+        counts.add(reference.result.stats);
+        for (const TestedBackend& backend : tested_backends()) {
+          for (const auto dtype : backend.dtypes) {
+            INFO(backend << ", " << dtype << ": " << shape << "; window " << window << (is_causal ? ", causal" : "")
+                         << (by_sequence ? ", a threshold for each sequence" : ""));
+            CHECK(check_against(reference, in_dtype(args, dtype), backend, Fill::kIntegers) == "");
           }
         }
       }
-      INFO(backend << ", " << dtype << ": " << counts.skipped << " of " << counts.visible << " blocks skipped");
-      CHECK(counts.some_but_not_all());
     }
   }
+  INFO(counts.skipped << " of " << counts.visible << " blocks skipped");
+  CHECK(counts.some_but_not_all());
 }
 
 TEST_CASE("skip blocks: decode, caches of all lengths, blocks inside, across and beyond the chunks of keys", "[skip]") {
-  for (const TestedBackend& backend : backends_that_skip()) {
-    for (const auto dtype : backend.dtypes) {
-      BlockCounts counts;
-      for (const std::int64_t bc : {8, 24, 40, 64, 128, 256, 512, 2048}) {
-        for (const std::int64_t head_dim : {64, 80, 128, 256}) {
-          const CaseShape shape{.lengths = decode_lengths(),
-                                .heads = 8,
-                                .kv_heads = 2,
-                                .head_dim = head_dim,
-                                .dtype = dtype,
-                                .fill = Fill::kIntegers,
-                                .storage = Storage::kPoisonedAligned,
-                                .seed = static_cast<std::uint64_t>(bc + head_dim)};
-          AttentionArgs args = with_blocks(decode_args(shape, backend), {128, bc}, 0.5);
-          INFO(backend << ": " << shape << "; blocks of " << bc << " keys");
-          CHECK(check(args, backend, counts) == "");
-          args.sliding_window = 300;
-          CHECK(check(args, backend, counts) == "");
+  BlockCounts counts;
+  bool windowed = false;  // one of two neighbours is
+  for (const std::int64_t bc : {8, 24, 40, 64, 128, 256, 512, 2048}) {
+    windowed = !windowed;
+    for (const std::int64_t head_dim : {64, 80, 128, 256}) {
+      windowed = !windowed;
+      const CaseShape shape{.lengths = {{1, 1}, {1, 700}, {1, 0}, {1, 256}, {1, 1500}, {1, 257}},
+                            .heads = 8,
+                            .kv_heads = 2,
+                            .head_dim = head_dim,
+                            .fill = Fill::kIntegers,
+                            .storage = Storage::kPoisonedAligned,
+                            .seed = static_cast<std::uint64_t>(bc + head_dim)};
+      AttentionArgs args = with_blocks(decode_args(shape), {128, bc}, 0.5);
+      args.sliding_window = windowed ? 300 : 0;
+      const AttentionMaskResult reference = reference_result(args);
+      counts.add(reference.result.stats);
+      for (const TestedBackend& backend : backends_that_skip()) {
+        for (const auto dtype : backend.dtypes) {
+          INFO(backend << ", " << dtype << ": " << shape << "; blocks of " << bc << " keys"
+                       << (windowed ? ", window 300" : ""));
+          CHECK(check_against(reference, in_dtype(args, dtype), backend, Fill::kIntegers) == "");
         }
       }
-      CHECK(counts.some_but_not_all());
     }
   }
+  CHECK(counts.some_but_not_all());
 }
 
 TEST_CASE("skip blocks: few rows of a prefill decide together where they share a query block", "[skip]") {
@@ -199,10 +221,10 @@ TEST_CASE("skip blocks: decode over a long cache, every chunk waiting for those 
     const CaseShape shape{.lengths = {{1, 60'000}, {1, 12'345}},
                           .heads = 4,
                           .kv_heads = 1,
-                          .head_dim = 128,
+                          .head_dim = 64,
                           .dtype = at::kBFloat16,
                           .fill = Fill::kIntegers};
-    const AttentionArgs args = with_blocks(decode_args(shape, backend), {128, 128}, 0.9);
+    const AttentionArgs args = on_backend(with_blocks(decode_args(shape), {128, 128}, 0.9), backend);
     INFO(backend << ": " << shape);
     BlockCounts counts;
     CHECK(check(args, backend, counts) == "");
