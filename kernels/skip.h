@@ -16,8 +16,8 @@ namespace modelopt::kernels {
 /// How far a key block lies behind for one row: scale * (m - M), 0 or less, NaN for two infinite maxima.
 ///
 /// `block_max` is m, the largest unscaled score of the row's visible keys of the block; `running_max` is M, the largest
-/// one of all blocks up to and including it. Both maxima ignore NaN scores. The difference is taken before scaling, both
-/// in the type of the scores (scale is rounded to it), then rounded to fp32: wherever the scores are exactly
+/// one of all blocks up to and including it. Both maxima ignore NaN scores. The difference is taken before scaling,
+/// both in the type of the scores (scale is rounded to it), then rounded to fp32: wherever the scores are exactly
 /// representable, every backend decides alike.
 template <typename Score>
 [[nodiscard]] MODELOPT_HOST_DEVICE constexpr float skip_difference(Score block_max, Score running_max, Score scale) {

@@ -23,9 +23,10 @@ void fill_unowned_rows(const AttentionParams& params, cudaStream_t stream);
 /// sm80: mma.sync and cp.async, any GPU from sm_80 on.
 void run_sm80(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream);
 
-/// What skip-softmax would skip of a dense problem: counts int64 [batch, heads, log_lambdas.size(), 2] = blocks visible,
-/// blocks skipped with that ln(lambda). Rows of log-sum-exp are overwritten with what is left of the votes. Of invalid
-/// sequences nothing is counted. Takes 4 bytes of workspace for each pair of blocks that the bounds of the lengths allow.
+/// What skip-softmax would skip of a dense problem: counts int64 [batch, heads, log_lambdas.size(), 2] = blocks
+/// visible, blocks skipped with that ln(lambda). Rows of log-sum-exp are overwritten with what is left of the votes. Of
+/// invalid sequences nothing is counted. Takes 4 bytes of workspace for each pair of blocks that the bounds of the
+/// lengths allow.
 void count_skipped_blocks(const AttentionParams& params, const std::vector<float>& log_lambdas, std::int64_t* counts,
                           const Workspace& workspace, cudaStream_t stream);
 

@@ -81,13 +81,12 @@ TEST_CASE("calibrate: every trial counts what attention with that threshold skip
           "[calibrate]") {
   for (const TestedBackend& backend : tested_backends()) {
     for (const auto dtype : backend.those_of({at::kFloat, at::kBFloat16})) {
-      const CaseShape shape =
-          shape_for(backend, {.lengths = {{150, 150}, {0, 7}, {3, 200}, {1, 130}, {20, 5}},
-                              .heads = 4,
-                              .kv_heads = 2,
-                              .dtype = dtype,
-                              .fill = Fill::kIntegers,  // every score is exact
-                              .storage = Storage::kPoisoned});
+      const CaseShape shape = shape_for(backend, {.lengths = {{150, 150}, {0, 7}, {3, 200}, {1, 130}, {20, 5}},
+                                                  .heads = 4,
+                                                  .kv_heads = 2,
+                                                  .dtype = dtype,
+                                                  .fill = Fill::kIntegers,  // every score is exact
+                                                  .storage = Storage::kPoisoned});
       for (const Setting& setting : block_settings()) {
         INFO(backend << ": " << shape << "; " << setting);
         check_exact_counts(on_backend(with_setting(make_args(shape), setting), backend), backend);
@@ -117,8 +116,7 @@ TEST_CASE("calibrate: every dtype, and values without a grid", "[calibrate]") {
   for (const TestedBackend& backend : tested_backends()) {
     for (const auto dtype : backend.dtypes) {
       const CaseShape shape = shape_for(
-          backend,
-          {.lengths = {{100, 164}, {33, 33}}, .heads = 2, .kv_heads = 1, .head_dim = 20, .dtype = dtype});
+          backend, {.lengths = {{100, 164}, {33, 33}}, .heads = 2, .kv_heads = 1, .head_dim = 20, .dtype = dtype});
       const AttentionArgs args = on_backend(with_setting(make_args(shape), {.br = 16, .bc = 8}), backend);
       const AttentionCalibrateResult result = run_calibrate(args, kTrials);
       INFO(backend << ", " << dtype);
@@ -172,8 +170,7 @@ TEST_CASE("calibrate: rows that see NaN or +inf are NaN and count like attention
   for (const TestedBackend& backend : tested_backends()) {
     for (const auto dtype : backend.those_of({at::kFloat, at::kBFloat16})) {
       INFO(backend << ", " << dtype);
-      const CaseShape shape =
-          shape_for(backend, {.lengths = {{64, 64}}, .dtype = dtype, .fill = Fill::kIntegers});
+      const CaseShape shape = shape_for(backend, {.lengths = {{64, 64}}, .dtype = dtype, .fill = Fill::kIntegers});
       AttentionArgs args = on_backend(with_setting(make_args(shape), {.br = 8, .bc = 8}), backend);
       args.k[10][0].fill_(std::numeric_limits<float>::quiet_NaN());
       args.k.narrow(0, 24, 8).fill_(std::numeric_limits<float>::quiet_NaN());  // all of a block

@@ -1,8 +1,8 @@
 // attention_calibrate: what many thresholds would skip, in one pass over the keys.
 //
-// The vote kernels go through all keys that a row sees, whatever would be skipped. For a calibration they leave for each
-// pair of blocks the largest difference that its rows compare with ln(lambda) (vote_marks.cuh), and the kernel here
-// compares it with all of them: a block is skipped iff its largest difference votes so.
+// The vote kernels go through all keys that a row sees, whatever would be skipped. For a calibration they leave for
+// each pair of blocks the largest difference that its rows compare with ln(lambda) (vote_marks.cuh), and the kernel
+// here compares it with all of them: a block is skipped iff its largest difference votes so.
 #include <cuda_runtime.h>
 
 #include <algorithm>

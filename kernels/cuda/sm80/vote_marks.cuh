@@ -37,8 +37,7 @@ class VoteMarks {
     const float difference = skip_difference(block_maximum, running_maximum, attention.scale);
     if (!is_row(p) || (blocks.differences == nullptr && votes_skip(difference, log_lambda_))) return;
     const int first_key = block_end_ - attention.skip_bc;
-    const std::int64_t index =
-        block_index(blocks, attention, block_.batch, block_.head, block_.offset, p, first_key);
+    const std::int64_t index = block_index(blocks, attention, block_.batch, block_.head, block_.offset, p, first_key);
     if (blocks.differences != nullptr) {
       atomicMax(blocks.differences + index, ordered_bits(difference));
     } else {

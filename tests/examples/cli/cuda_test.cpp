@@ -3,6 +3,8 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
+#include <cmath>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -66,6 +68,54 @@ TEST_CASE("generate, sparsify and eval run on the GPU") {
   const Json evaluated = with({"eval", "--config", "SPARSE_SOFTMAX_DEFAULT", "--seq-len", "100", "--windows", "2"});
   CHECK(evaluated["results"][0]["windows"] == 2);
   CHECK(evaluated["results"][0]["kld_mean"] > 0);
+}
+
+TEST_CASE("calibrate counts on the GPU what it counts on the CPU") {
+  const TemporaryDirectory directory;
+  std::filesystem::copy(tiny_model("llama_llama3rope"), directory / "tiny");
+  std::filesystem::copy(MODELOPT_TEST_DATA "/tokenizers/bytes/tokenizer.json", directory / "tiny");
+  const auto calibrate = [&](const std::string& device, const std::string& dtype) {
+    return run_json({"calibrate",
+                     "--model",
+                     (directory / "tiny").string(),
+                     "--config",
+                     "SKIP_SOFTMAX_TRITON_CALIB",
+                     "--set",
+                     "br=8",
+                     "--set",
+                     "bc=8",
+                     "--samples",
+                     "2",
+                     "--max-seqlen",
+                     "1024",
+                     "--chunk-size",
+                     "512",
+                     "--set",
+                     "calibration.num_length_bins=1",
+                     "--set",
+                     "calibration.num_decode_tokens=2",
+                     "--target-sparsity",
+                     "0.4",
+                     "--ruler-samples",
+                     "0",
+                     "--device",
+                     device,
+                     "--dtype",
+                     dtype});
+  };
+  const Json on_cpu = calibrate("cpu", "float32")["calibration"];
+  const Json on_gpu = calibrate("cuda", "float32")["calibration"];
+  for (const char* phase : {"prefill", "decode"}) {
+    const Json& expected = on_cpu[phase]["table"]["shares"][0];
+    const Json& shares = on_gpu[phase]["table"]["shares"][0];
+    REQUIRE(shares.size() == expected.size());
+    // other roundings of the model's values: a few decisions of thousands differ
+    for (std::size_t t = 0; t < shares.size(); ++t) {
+      CHECK(std::abs(shares[t].get<double>() - expected[t].get<double>()) < 0.01);
+    }
+    CHECK(shares.back().get<double>() > 0.4);
+  }
+  CHECK(calibrate("cuda", "auto")["prefill"][0]["largest"].get<double>() > 0.4);
 }
 
 }  // namespace

@@ -47,6 +47,10 @@ struct AttentionCalibrateResult {
 ///
 /// A query block is the rows of this call with the same position / br: chunks of a prefill count like the whole if
 /// their lengths are multiples of br. `output` has the gradient of attention().
+///
+/// On CUDA tensors `output` comes from the backend and the counts from a pass of the portable kernels (sm80), which
+/// takes 4 bytes for each pair of blocks and head that the bounds of the lengths allow: where scores are not exact, the
+/// decisions of sm90 may differ by rounding. Sequences beyond their bounds have NaN output and counts of 0.
 /// Throws InvalidArgument for an argument out of its domain, Unsupported where no backend (or not the one named) can
 /// run it.
 [[nodiscard]] AttentionCalibrateResult attention_calibrate(const AttentionCalibrateArgs& args);
