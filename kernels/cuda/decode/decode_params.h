@@ -26,9 +26,10 @@ struct DecodeParams {
   /// Chunks (times key heads) that the workspace has room for: the most that the bounds allow, or, if that is less, the
   /// most of sequences that share no keys. Then, should sequences share keys, chunks may have to be larger.
   int capacity = 0;
-  bool all_fit = true;                ///< whatever the lengths are
-  int* chunk_offsets = nullptr;       ///< [batch + 1], written by split_keys: chunks of the sequences before
-  float* partial_output = nullptr;    ///< [capacity, kv_heads, rows, head_dim]
+  bool all_fit = true;           ///< whatever the lengths are
+  int* chunk_offsets = nullptr;  ///< [batch + 1], written by split_keys: chunks of the sequences before
+  /// [capacity, kv_heads, rows, head_dim]; with skip-softmax not written where no row of a chunk has weights
+  float* partial_output = nullptr;
   float2* partial_softmax = nullptr;  ///< [capacity, kv_heads, rows]: row maximum of the scores, sum of the weights
   // With skip-softmax (skip_keys.cuh); everything fits then, and all bits are set beforehand.
   unsigned* last_work = nullptr;   ///< the chunk (times key heads) that was taken last

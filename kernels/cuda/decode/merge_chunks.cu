@@ -59,6 +59,8 @@ struct WeightedSum {
 };
 
 /// One team's chunks. `shift` is the largest score, or 0 if there is none; NaN sums stay NaN whatever their factor.
+/// kSkipping: outputs without weights may not have been written.
+template <bool kSkipping>
 __device__ WeightedSum sum_of_team(const DecodeParams& d, const RowChunks& chunks, float shift, int team, int teams,
                                    int element) {
   const float scale = d.attention.scale * kLog2E;
@@ -67,7 +69,10 @@ __device__ WeightedSum sum_of_team(const DecodeParams& d, const RowChunks& chunk
   for (int c = team; c < chunks.count; c += teams) {
     const std::int64_t row = chunks.first + c * chunks.stride;
     const float2 softmax = d.partial_softmax[row];
-    const float4 output = *reinterpret_cast<const float4*>(d.partial_output + row * d.attention.head_dim + element);
+    float4 output = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (!kSkipping || softmax.y != 0.0f) {
+      output = *reinterpret_cast<const float4*>(d.partial_output + row * d.attention.head_dim + element);
+    }
     sum.add(exp2_approx((softmax.x - shift) * scale), softmax.y, output);
   }
   return sum;
@@ -111,7 +116,10 @@ __global__ void __launch_bounds__(kThreads) merge_chunks(const __grid_constant__
   const int team_size = p.head_dim / kVector, teams = kThreads / team_size;
   const int team = static_cast<int>(threadIdx.x) / team_size;
   const int element = static_cast<int>(threadIdx.x) % team_size * kVector;
-  if (team < teams) sums[threadIdx.x] = sum_of_team(d, chunks, shift, team, teams, element);
+  if (team < teams) {
+    sums[threadIdx.x] = p.skips() ? sum_of_team<true>(d, chunks, shift, team, teams, element)
+                                  : sum_of_team<false>(d, chunks, shift, team, teams, element);
+  }
   __syncthreads();
   if (team != 0) return;
   WeightedSum sum = sums[threadIdx.x];

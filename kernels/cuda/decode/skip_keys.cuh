@@ -6,7 +6,8 @@
 //   decide   waits for the maxima of the chunks before it (chunk_prefix.cuh), and votes: one lane for each row. Rows of
 //            one head and one query block decide together.
 //   attend   the tiles in which some row attends to a block, as split_keys does; the scores of what a row skips are
-//            -inf. Keys that no row attends to are not read. Where nothing is skipped the bits are those of split_keys.
+//            -inf. Keys that no row attends to are not read, and outputs without weights are not written. Where nothing
+//            is skipped the bits are those of split_keys.
 //
 //   shared   ring of kRing tiles of 16 keys, of K and then of V | twice: scores [rows, kScorePitch] |
 //            maxima [rows, kMaxBlocks]
@@ -129,7 +130,9 @@ class SkippingAttention : private ChunkAttention<Config> {
     attend_units(c, units);
     if (flag_in_quad(c.flags, poison_flag(0))) sum_[0] = __int_as_float(0x7fffffff);
     if (flag_in_quad(c.flags, poison_flag(1))) sum_[1] = __int_as_float(0x7fffffff);
-    this->store(c.slot);
+    const bool some = __any_sync(kAllLanes, sum_[0] != 0.0f || sum_[1] != 0.0f);
+    this->store_softmax(c.slot);
+    if (some) this->store_output(c.slot);
     __syncwarp();  // the next chunk's scores and copies go where other lanes may still read
   }
 

@@ -69,7 +69,8 @@ class ChunkAttention {
       stage = stage == Config::kStages - 1 ? 0 : stage + 1;
     }
     __syncwarp();  // the next chunk's copies go to stages that other lanes may still read
-    store(slot);
+    store_softmax(slot);
+    store_output(slot);
   }
 
  protected:
@@ -232,16 +233,23 @@ class ChunkAttention {
     multiply_values(weights, tile + Config::kTileBytes);
   }
 
-  __device__ void store(std::int64_t slot) {
+  __device__ void store_softmax(std::int64_t slot) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float sum = sum_[half];
       sum += __shfl_xor_sync(kAllLanes, sum, 1);
       sum += __shfl_xor_sync(kAllLanes, sum, 2);
+      if (exists(own_row(half)) && lane_ % 4 == 0) {
+        d_.partial_softmax[slot * d_.rows + own_row(half)] = {maximum_[half], sum};
+      }
+    }
+  }
+
+  __device__ void store_output(std::int64_t slot) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
       if (!exists(own_row(half))) continue;
-      const std::int64_t row = slot * d_.rows + own_row(half);
-      if (lane_ % 4 == 0) d_.partial_softmax[row] = {maximum_[half], sum};
-      float* output = d_.partial_output + row * p_.head_dim;
+      float* output = d_.partial_output + (slot * d_.rows + own_row(half)) * p_.head_dim;
 #pragma unroll
       for (int eight = 0; eight < kHeadDim / 8; ++eight) {
         if (eight * 8 >= p_.head_dim) break;
