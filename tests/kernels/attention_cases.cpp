@@ -312,4 +312,9 @@ std::string bitwise_difference(const at::Tensor& actual, const at::Tensor& expec
   return difference(actual, expected, at::zeros({}, at::kDouble));
 }
 
+void BlockCounts::add(const at::Tensor& stats) {
+  visible += stats.select(2, 0).sum().item<std::int64_t>();
+  skipped += stats.select(2, 1).sum().item<std::int64_t>();
+}
+
 }  // namespace modelopt::kernels::testing

@@ -12,9 +12,9 @@
 
 namespace modelopt::kernels::testing {
 
-/// A scope with that many threads for ATen and the CPU backends. One is for comparisons: they are many small operations,
-/// and a team of threads for each costs more than it brings, and far more on a busy machine. Not for the backends under
-/// test, which keep their threads.
+/// A scope with that many threads for ATen and the CPU backends. One is for comparisons: they are many small
+/// operations, and a team of threads for each costs more than it brings, and far more on a busy machine. Not for the
+/// backends under test, which keep their threads.
 class Threads {
  public:
   explicit Threads(int count);
@@ -115,5 +115,14 @@ struct Expected {
 [[nodiscard]] std::string difference(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& tolerance);
 /// Bit for bit (all NaN count as one value). Returns "" or one line that names the first difference.
 [[nodiscard]] std::string bitwise_difference(const at::Tensor& actual, const at::Tensor& expected);
+
+/// Visible and skipped blocks over some calls: a test of skipping shows that some are skipped and some are not.
+struct BlockCounts {
+  std::int64_t visible = 0, skipped = 0;
+
+  /// `stats`: int64 [batch, heads, 4] as a call returns them.
+  void add(const at::Tensor& stats);
+  [[nodiscard]] bool some_but_not_all() const { return 0 < skipped && skipped < visible; }
+};
 
 }  // namespace modelopt::kernels::testing

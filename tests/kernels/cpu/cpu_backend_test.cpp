@@ -120,6 +120,35 @@ TEST_CASE("cpu: a row has the same bits in whatever tile it is computed", "[cpu]
   }
 }
 
+TEST_CASE("cpu: chunks of whole query blocks skip what the whole does, bit for bit", "[cpu]") {
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    BlockCounts counts;
+    for (const Setting& setting : skip_settings()) {
+      if (!setting.is_causal) continue;
+      INFO(dtype << ", " << setting);
+      const std::int64_t offset = 3 * setting.br;  // the rows begin with a block
+      const std::int64_t rows = 13 * setting.br;
+      const CaseShape shape{
+          .lengths = {{rows, offset + rows}}, .heads = 3, .kv_heads = 1, .head_dim = 20, .dtype = dtype};
+      AttentionArgs args = on_backend(with_setting(make_args(shape), setting), "cpu");
+      args.phase = "prefill";
+      args.collect_stats = true;
+      const AttentionResult whole = attention(args);
+      counts.add(whole.stats);
+      std::int64_t begin = 0;
+      for (const std::int64_t blocks : {1, 2, 3, 7}) {
+        const std::int64_t count = blocks * setting.br;
+        const AttentionResult part = attention(chunk_of(args, begin, count));
+        CHECK(bitwise_difference(part.output, whole.output.narrow(0, begin, count)) == "");
+        CHECK(bitwise_difference(part.logsumexp, whole.logsumexp.narrow(0, begin, count)) == "");
+        begin += count;
+      }
+      REQUIRE(begin == rows);
+    }
+    CHECK(counts.some_but_not_all());
+  }
+}
+
 TEST_CASE("cpu: a head has the same bits alone and in its group", "[cpu]") {
   AttentionArgs args =
       on_backend(make_args({.lengths = {{130, 130}}, .heads = 5, .kv_heads = 1, .head_dim = 33}), "cpu");

@@ -23,17 +23,6 @@ struct Blocks {
 };
 constexpr std::array<Blocks, 7> kBlocks{{{128, 128}, {64, 64}, {128, 8}, {16, 256}, {1, 128}, {100, 40}, {3, 24}}};
 
-/// Visible and skipped blocks over some calls: a test of skipping shows that some are skipped and some are not.
-struct BlockCounts {
-  std::int64_t visible = 0, skipped = 0;
-
-  void add(const at::Tensor& stats) {
-    visible += stats.select(2, 0).sum().item<std::int64_t>();
-    skipped += stats.select(2, 1).sum().item<std::int64_t>();
-  }
-  [[nodiscard]] bool some_but_not_all() const { return 0 < skipped && skipped < visible; }
-};
-
 /// Integer scores, with stretches of keys that are 0: blocks of all sizes fall behind the largest scores of the others.
 AttentionArgs stretched_args(const CaseShape& shape) {
   AttentionArgs args = make_args(shape);
