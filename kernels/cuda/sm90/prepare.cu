@@ -16,12 +16,16 @@ namespace {
 
 constexpr int kThreads = 1024;
 
-__device__ SequenceRows rows_of(const AttentionParams& p, int b) {
+/// The sequences that a launch works on: all, those with a lambda above 0, or those without.
+enum class Sequences : int { kAll, kSkipping, kNotSkipping };
+
+__device__ SequenceRows rows_of(const AttentionParams& p, int b, Sequences sequences) {
   const SequenceRange s = sequence_range(p, b);
+  const bool listed = sequences == Sequences::kAll || skips_blocks(p, b) == (sequences == Sequences::kSkipping);
   const int offset = s.k_len - s.q_len;
   return {.q_base = s.q_start - offset,
           .first = p.is_causal ? max(offset, 0) : offset,
-          .k_len = s.q_len == 0 ? 0 : s.k_len,
+          .k_len = s.q_len == 0 || !listed ? 0 : s.k_len,
           .dense_keys = s.sparse_nm ? p.num_sink_tokens : 1 << 30};
 }
 
@@ -66,7 +70,8 @@ __device__ int place_of(const AttentionParams& p, int own_length, int (&lengths)
 }
 
 /// One block.
-__device__ void list_tiles(const AttentionParams& p, const Schedule& schedule, Cut cut, float* log_lambda) {
+__device__ void list_tiles(const AttentionParams& p, const Schedule& schedule, Cut cut, Sequences sequences,
+                           float* log_lambda) {
   __shared__ int lengths[kThreads];
   // in the order of their places
   __shared__ int sequence_at[kThreads], first_tile[kThreads];
@@ -75,7 +80,7 @@ __device__ void list_tiles(const AttentionParams& p, const Schedule& schedule, C
   int listed = 0;
   for (int base = 0; base < p.batch; base += kThreads) {
     const int b = base + thread;
-    const SequenceRows rows = b < p.batch ? rows_of(p, b) : SequenceRows{};
+    const SequenceRows rows = b < p.batch ? rows_of(p, b, sequences) : SequenceRows{};
     if (b < p.batch) {
       schedule.rows[b] = rows;
       if (log_lambda != nullptr) log_lambda[b] = log_lambda_of(p, b);
@@ -132,13 +137,13 @@ int blocks_for(std::int64_t threads) { return static_cast<int>((threads + kThrea
 
 /// Block 0 lists the tiles, the next map_blocks move the maps, the rest fill rows.
 __global__ void __launch_bounds__(kThreads)
-    prepare_kernel(AttentionParams params, Schedule schedule, const __grid_constant__ MapTemplates templates,
-                   Cut cut, float* log_lambda, int map_blocks) {
+    prepare_kernel(AttentionParams params, Schedule schedule, const __grid_constant__ MapTemplates templates, Cut cut,
+                   Sequences sequences, float* log_lambda, int map_blocks) {
   start_kernel_behind();
   wait_for_kernel_before();  // it may write the lengths, or still use the memory that this launch gets
   const int block = static_cast<int>(blockIdx.x);
   if (block == 0) {
-    list_tiles(params, schedule, cut, log_lambda);
+    list_tiles(params, schedule, cut, sequences, log_lambda);
   } else if (block <= map_blocks) {
     const long long index = (block - 1ll) * kThreads + threadIdx.x;
     if (index < 1ll * params.batch * params.kv_heads * kMapKinds) {
@@ -150,11 +155,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 void launch(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates, Cut cut,
-            float* log_lambda, cudaStream_t stream) {
+            Sequences sequences, float* log_lambda, cudaStream_t stream) {
   const int map_blocks = blocks_for(std::int64_t{params.batch} * params.kv_heads * kMapKinds);
-  const int blocks = 1 + map_blocks + blocks_for(params.total_q);
+  const int row_blocks = sequences == Sequences::kNotSkipping ? 0 : blocks_for(params.total_q);
+  const int blocks = 1 + map_blocks + row_blocks;
   MODELOPT_CUDA_CHECK(launch_overlapped(&prepare_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
-                                        params, schedule, templates, cut, log_lambda, map_blocks),
+                                        params, schedule, templates, cut, sequences, log_lambda, map_blocks),
                       "launching the preparation of ", params.batch, " sequences");
 }
 
@@ -162,12 +168,19 @@ void launch(const AttentionParams& params, const Schedule& schedule, const MapTe
 
 void prepare(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates, int warpgroups,
              cudaStream_t stream) {
-  launch(params, schedule, templates, {.warpgroups = warpgroups, .aligned = false}, nullptr, stream);
+  launch(params, schedule, templates, {.warpgroups = warpgroups, .aligned = false}, Sequences::kAll, nullptr, stream);
 }
 
 void prepare_skip(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates,
                   float* log_lambda, cudaStream_t stream) {
-  launch(params, schedule, templates, {.warpgroups = kSkipRows / kBlockRows, .aligned = true}, log_lambda, stream);
+  launch(params, schedule, templates, {.warpgroups = kSkipRows / kBlockRows, .aligned = true}, Sequences::kSkipping,
+         log_lambda, stream);
+}
+
+void prepare_beside_skip(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates,
+                         int warpgroups, cudaStream_t stream) {
+  launch(params, schedule, templates, {.warpgroups = warpgroups, .aligned = false}, Sequences::kNotSkipping, nullptr,
+         stream);
 }
 
 }  // namespace modelopt::kernels::cuda::sm90

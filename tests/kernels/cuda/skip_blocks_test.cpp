@@ -262,6 +262,51 @@ TEST_CASE("skip blocks: a threshold for each sequence, on the GPU; outside of [0
   }
 }
 
+TEST_CASE("skip blocks: a threshold of 0 beside others gives the dense call's bits, in prefill", "[skip]") {
+  const std::vector<float> lambdas{0.0f, 0.7f, 0.0f, 0.9999f, 0.0f};
+  for (const TestedBackend& backend : tested_backends()) {
+    for (const auto dtype : backend.dtypes) {
+      for (const std::int64_t head_dim : {64, 128}) {
+        INFO(backend << ", " << dtype << ", head_dim " << head_dim);
+        AttentionArgs args = stretched_args({.lengths = {{700, 700}, {700, 700}, {65, 900}, {300, 1500}, {0, 40}},
+                                             .heads = 4,
+                                             .kv_heads = 2,
+                                             .head_dim = head_dim,
+                                             .dtype = dtype,
+                                             .fill = Fill::kIntegers,
+                                             .storage = Storage::kPoisonedAligned},
+                                            backend);
+        args = with_blocks(args, {128, 128}, 0.0);
+        args.softmax_scale = 1.0 / 64;  // no weight of an attended key rounds to 0, not even in fp16
+        AttentionArgs by_sequence = args;
+        by_sequence.skip_softmax_threshold = std::nullopt;
+        by_sequence.skip_softmax_lambda = at::tensor(lambdas);
+        const AttentionResult result = run(by_sequence);
+        const at::Tensor mask = attended_mask(by_sequence);
+        const auto sequences = sequences_of(args);
+        BlockCounts counts;
+        for (const float lambda : {0.0f, 0.7f, 0.9999f}) {
+          args.skip_softmax_threshold = lambda;
+          const AttentionResult expected = run(args);
+          const at::Tensor expected_mask = attended_mask(args);
+          for (std::size_t b = 0; b < lambdas.size(); ++b) {
+            if (lambdas[b] != lambda) continue;
+            INFO("sequence " << b << ", lambda " << lambda);
+            const auto own = [&](const at::Tensor& t) { return t.narrow(0, sequences[b].q_start, sequences[b].q_len); };
+            CHECK(bitwise_difference(own(result.output), own(expected.output)) == "");
+            CHECK(bitwise_difference(own(result.logsumexp), own(expected.logsumexp)) == "");
+            CHECK(own(mask).equal(own(expected_mask)));
+            CHECK(result.stats[b].equal(expected.stats[b]));
+            CHECK((lambda > 0.0f || result.stats[b].select(1, 1).sum().item<std::int64_t>() == 0));
+          }
+        }
+        counts.add(result.stats);
+        CHECK(counts.some_but_not_all());
+      }
+    }
+  }
+}
+
 TEST_CASE("skip blocks: values of skipped blocks are not read", "[skip]") {
   constexpr std::int64_t kFirst = 256, kKeys = 256;  // whole tiles of every kernel
   for (const TestedBackend& backend : tested_backends()) {

@@ -8,21 +8,19 @@
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/sm90/backward/launch_flash_backward.h"
 #include "kernels/cuda/sm90/backward/sequence_maps.h"
-#include "kernels/cuda/sm90/tensor_map.h"
+#include "kernels/cuda/sm90/launch_setup.h"
 
 namespace modelopt::kernels::cuda {
 namespace {
 
 using namespace sm90;
 
-constexpr std::int64_t kSectionBytes = std::int64_t{28} << 20;  // of columns; the L2 cache of an H100 has 50 MB
-
 constexpr std::int64_t kSectionCtas = 512;  // so many can be handed out evenly
 
 /// Heads (of the rows) that are worked on together: as many as have columns that share the L2 cache, if they are enough
 /// to keep all multiprocessors busy until the end.
 template <typename Traits>
-int section_heads(const AttentionParams& p, int row_tiles) {
+int heads_of_section(const AttentionParams& p, int row_tiles) {
   const int group = p.heads / p.kv_heads;
   const std::int64_t bytes_per_row = std::int64_t{4} * p.head_dim;  // both tensors, 2 bytes an element
   const std::int64_t bytes_per_key_head =
@@ -37,13 +35,13 @@ int section_heads(const AttentionParams& p, int row_tiles) {
 }
 
 template <typename Traits>
-SequenceMapTemplates map_templates(const BackwardParams& params) {
+SequenceMapTemplates sequence_map_templates(const BackwardParams& params) {
   const AttentionParams& p = params.attention;
   constexpr bool kQueries = Traits::kRowsAreQueries;
-  const HeadTensor q{p.q, p.dtype, p.total_q, p.heads, p.head_dim, p.q_strides};
-  const HeadTensor grad_output{params.grad_output, p.dtype, p.total_q, p.heads, p.head_dim, params.query_rows};
-  const HeadTensor k{p.k, p.dtype, p.total_kv, p.kv_heads, p.head_dim, p.k_strides};
-  const HeadTensor v{p.v, p.dtype, p.total_kv, p.kv_heads, p.head_dim, p.v_strides};
+  const HeadTensor q = head_tensor(p, p.q, p.total_q, p.heads, p.q_strides);
+  const HeadTensor grad_output = head_tensor(p, params.grad_output, p.total_q, p.heads, params.query_rows);
+  const HeadTensor k = head_tensor(p, p.k, p.total_kv, p.kv_heads, p.k_strides);
+  const HeadTensor v = head_tensor(p, p.v, p.total_kv, p.kv_heads, p.v_strides);
   SequenceMapTemplates templates{};
   const auto set = [&](BackwardMapKind kind, const HeadTensor& tensor, const CUtensorMap& map, int row_dimension,
                        int block_rows) {
@@ -80,14 +78,14 @@ void run(const BackwardParams& params, const Workspace& workspace, cudaStream_t 
   const int map_heads = Traits::kSelects ? p.kv_heads : 1;
   auto* maps = static_cast<CUtensorMap*>(
       workspace(sizeof(CUtensorMap) * kBackwardMapKinds * static_cast<std::size_t>(p.batch) * map_heads));
-  make_sequence_maps(p, map_templates<Traits>(params), map_heads, maps, stream);
+  make_sequence_maps(p, sequence_map_templates<Traits>(params), map_heads, maps, stream);
   const int row_tiles = ((Traits::kRowsAreQueries ? p.max_q_len : p.max_k_len) + Traits::kRows - 1) / Traits::kRows;
   const BackwardArguments args{.params = params,
                                .maps = maps,
                                .map_heads = map_heads,
                                .scale_log2 = p.scale * exponent_unit(p.dtype),
                                .row_tiles = row_tiles,
-                               .section_heads = section_heads<Traits>(p, row_tiles)};
+                               .section_heads = heads_of_section<Traits>(p, row_tiles)};
   const std::int64_t ctas = std::int64_t{args.row_tiles} * p.batch * (Traits::kRowsAreQueries ? p.heads : p.kv_heads);
   MODELOPT_CHECK(ctas <= std::numeric_limits<std::int32_t>::max(), Unsupported, "batch * heads * max_input_len / ",
                  Traits::kRows, " is ", ctas, ", expected less than 2^31 for backend sm90");

@@ -6,21 +6,6 @@
 
 namespace modelopt::kernels::cuda::sm90 {
 
-/// Whether the phase with the given parity is complete.
-__device__ __forceinline__ bool barrier_test(std::uint64_t* barrier, int parity) {
-  std::uint32_t complete;
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, done;\n"
-      "}\n"
-      : "=r"(complete)
-      : "r"(shared_address(barrier)), "r"(parity)
-      : "memory");
-  return complete != 0;
-}
-
 template <typename Traits>
 struct SkipProducer {
   SharedMemory<Traits>& shared;
@@ -80,16 +65,11 @@ struct SkipProducer {
     }
   }
 
-  /// Waits until it is known whether the block is skipped; in the order in which warpgroups vote, so that the first
-  /// objection is enough.
+  /// Waits until it is known whether the block is skipped. Warpgroup 0 votes first, and its objection is enough.
   __device__ bool all_skip(int slot, int parity) const {
-    unsigned missing = (1u << Traits::kWarpgroups) - 1;
-    while (missing != 0) {
-      for (int w = 0; w < Traits::kWarpgroups; ++w) {
-        if ((missing >> w & 1u) == 0 || !barrier_test(&shared.votes_full[slot][w], parity)) continue;
-        missing &= ~(1u << w);
-        if (shared.votes[slot][w] != kAllSkip) return false;
-      }
+    for (int w = 0; w < Traits::kWarpgroups; ++w) {
+      barrier_wait(&shared.votes_full[slot][w], parity);
+      if (shared.votes[slot][w] != kAllSkip) return false;
     }
     return true;
   }
