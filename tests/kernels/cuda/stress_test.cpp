@@ -87,11 +87,22 @@ struct Pool {
   }
 };
 
+/// The same with stretches of zeros: as keys, whole blocks of them fall behind.
+Pool with_stretches(const Pool& pool) {
+  constexpr std::int64_t kStretch = 1 << 15;
+  const auto halved = [](const at::Tensor& source) {
+    at::Tensor t = source.clone();
+    t.view({-1, 2, kStretch}).select(1, 1).zero_();
+    return t;
+  };
+  return {halved(pool.half), halved(pool.bfloat16), halved(pool.fp32)};
+}
+
 class RandomCalls {
  public:
   explicit RandomCalls(std::uint64_t seed) : random_(seed) {}
 
-  AttentionArgs next(const Pool& pool, const TestedBackend& backend) {
+  AttentionArgs next(const Pool& pool, const Pool& stretched, const TestedBackend& backend) {
     const std::int64_t batch = one_of({1, 1, 2, 5, 16});
     const bool decode = one_of({0, 0, 0, 1}) == 1;
     std::vector<int> q_start, q_len, k_start, k_len;
@@ -101,7 +112,9 @@ class RandomCalls {
       q_start.push_back(q_rows);
       k_start.push_back(k_rows);
       q_len.push_back(decode ? 1 : uniform(0, 700));
-      k_len.push_back(one_of({0, 0, 0, 1}) == 1 ? uniform(0, 700) : q_len.back() + uniform(0, decode ? 5000 : 600));
+      k_len.push_back(one_of({0, 0, 0, 1}) == 1
+                          ? uniform(0, 700)
+                          : q_len.back() + uniform(0, decode ? 5000 : static_cast<int>(one_of({600, 600, 4000}))));
       q_rows += q_len.back();
       k_rows += k_len.back();
       args.max_input_len = std::max<std::int64_t>(args.max_input_len, q_len.back());
@@ -122,10 +135,17 @@ class RandomCalls {
     args.num_sink_tokens = one_of({0, 0, 4, 67});
     args.dense_window_size = one_of({0, 64, 64, 129});
     args.sliding_window = one_of({0, 0, 0, 100});
-    if (backend.skips && one_of({0, 0, 1}) == 1) {
+    if (one_of({0, 0, 1}) == 1) {
       args.skip_softmax_threshold = static_cast<double>(one_of({1, 50, 90})) / 100.0;
-      args.skip_softmax_br = one_of({128, 128, 64, 1, 100});
-      args.skip_softmax_bc = one_of({128, 128, 64, 8, 40});
+      args.k = stretched.rows(dtype, k_rows, kv_heads, head_dim);
+      if (backend.skips) {
+        args.skip_softmax_br = one_of({128, 128, 64, 1, 100});
+        args.skip_softmax_bc = one_of({128, 128, 64, 8, 40});
+      } else {  // blocks of 128 x 128, which are the default, dense, and only so wide
+        args.sparsity_n = 0;
+        if (head_dim > 128) args.skip_softmax_threshold = std::nullopt;
+      }
+      args.collect_stats = one_of({0, 1}) == 1;
     }
     return args;
   }
@@ -159,12 +179,14 @@ std::chrono::seconds bounded_time() {
 TEST_CASE("stress: thousands of launches over random shapes on several streams", "[stress]") {
   const auto& backends = tested_backends();
   const Pool pool;
+  const Pool stretched = with_stretches(pool);
   const std::array<c10::cuda::CUDAStream, kStreams> streams{
       c10::cuda::getStreamFromPool(), c10::cuda::getStreamFromPool(), c10::cuda::getStreamFromPool(),
       c10::cuda::getStreamFromPool()};
   RandomCalls calls(4);
   Watchdog watchdog;
   std::int64_t launches = 0, different = 0, not_finite = 0;
+  BlockCounts counts;
   const auto end = Clock::now() + bounded_time();
   while (Clock::now() < end) {
     // The same calls twice, on different streams and beside different neighbours: the bits must be the same.
@@ -172,7 +194,7 @@ TEST_CASE("stress: thousands of launches over random shapes on several streams",
     std::vector<AttentionResult> first, second;
     std::string described;
     for (std::size_t i = 0; i < 8 * kStreams; ++i) {
-      batch.push_back(calls.next(pool, backends[i % backends.size()]));
+      batch.push_back(calls.next(pool, stretched, backends[i % backends.size()]));
       described += describe(batch.back());
     }
     watchdog.progress(described);
@@ -190,6 +212,7 @@ TEST_CASE("stress: thousands of launches over random shapes on several streams",
       const AttentionResult& again = second[batch.size() - 1 - i];
       different += !first[i].output.equal(again.output) || !first[i].logsumexp.equal(again.logsumexp);
       not_finite += !first[i].output.isfinite().all().item<bool>();
+      if (batch[i].collect_stats) counts.add(first[i].stats);
       INFO(describe(batch[i]));
       CHECK(different == 0);
       CHECK(not_finite == 0);
@@ -197,6 +220,7 @@ TEST_CASE("stress: thousands of launches over random shapes on several streams",
     REQUIRE(different + not_finite == 0);
     launches += 2 * static_cast<std::int64_t>(batch.size());
   }
+  CHECK(counts.some_but_not_all());
   WARN(launches << " launches on " << kStreams << " streams");
   CHECK(launches >= 1000);
 }

@@ -21,8 +21,9 @@
 //             other.
 // Turns       Named barriers 1 + w: in a run the warpgroups issue their products in turn. What is skipped is the same
 //             for both, so their turns are as many.
-// Barriers    as in flash_forward.cuh, but Q has two stages (q_full/q_empty count the whole block; q_empty also the
-//             loader of V, which has read the slot).
+// Barriers    as in flash_forward.cuh, but Q has two stages (q_full/q_empty count the whole block; q_empty counts
+//             warps, which have stored the block before and will not read its slot again, and the loader of V, which
+//             has read this block's slot).
 #pragma once
 
 #include "kernels/cuda/sm90/flash_forward.cuh"
@@ -319,10 +320,12 @@ struct SkipConsumer {
     return false;
   }
 
-  /// Scores of the current key tile are here: K, and with the last tile Q, is free. False if nothing comes after it.
+  /// Scores of the current key tile are here: with the last one, Q is free. So is the slot of the query block before:
+  /// every warp says so for itself, because one that stores that block's rows may be behind the others of its warpgroup
+  /// if the current block has a single tile. False if nothing comes after it.
   __device__ __forceinline__ bool more_after(const Place& place, const State& state) const {
     if (place.tile + 1 != place.end) return true;
-    release(&shared.q_empty[place.n % Traits::kQueryStages]);
+    if (thread % 32 == 0) barrier_arrive(&shared.q_empty[place.n % Traits::kQueryStages]);
     return arrives(place.n + 1);
   }
 
@@ -495,7 +498,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < Traits::kQueryStages; ++i) {
       barrier_init(&shared.q_full[i], 1);
-      barrier_init(&shared.q_empty[i], Traits::kWarpgroups + 1);
+      barrier_init(&shared.q_empty[i], 4 * Traits::kWarpgroups + 1);
     }
     for (int i = 0; i < Traits::kKeyStages; ++i) {
       barrier_init(&shared.k_full[i], 1);
