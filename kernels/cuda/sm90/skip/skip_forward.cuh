@@ -55,7 +55,7 @@ struct SkipConsumer {
   static constexpr float kNoReference = std::numeric_limits<float>::infinity();
   static constexpr float kNoVote = std::numeric_limits<float>::infinity();  ///< in place of ln(lambda)
   static constexpr float kLargestOffset = 1 << 20;
-  static constexpr int kTurnThreads = 256;
+  static constexpr int kTurnThreads = Consumer<Traits>::kTurnThreads;
   static constexpr int kLongRun = 8;  ///< so many tiles attended in a row are taken to be followed by more
 
   SharedMemory<Traits>& shared;
