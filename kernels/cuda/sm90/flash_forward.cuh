@@ -121,9 +121,32 @@ __device__ __forceinline__ void issue_values(float (&o)[Traits::kOutputs], const
   }
 }
 
+/// Turns of `kWarpgroups` consumer warpgroups in issuing their products: named barrier 1 + w says that it is w's.
+template <int kWarpgroups>
+struct Turns {
+  static constexpr int kThreads = 256;  ///< the warpgroup whose turn it is and the one that passes it on
+
+  static __device__ __forceinline__ void take(int warpgroup) { named_barrier_sync(1 + warpgroup, kThreads); }
+  static __device__ __forceinline__ void pass(int warpgroup) { named_barrier_arrive(1 + next(warpgroup), kThreads); }
+  /// The first turn is warpgroup 0's, as if it had been passed on.
+  static __device__ __forceinline__ void start(int warpgroup) {
+    if (warpgroup == kWarpgroups - 1) named_barrier_arrive(1, kThreads);
+  }
+
+ private:
+  static __device__ __forceinline__ int next(int warpgroup) {
+    // of two, the other one: no remainder to compute
+    return kWarpgroups == 2 ? 1 - warpgroup : (warpgroup + 1) % kWarpgroups;
+  }
+};
+
+/// A warpgroup, by one of its threads, no longer needs what the barrier stands for.
+__device__ __forceinline__ void release(std::uint64_t* empty, int thread) {
+  if (thread == 0) barrier_arrive(empty);
+}
+
 template <typename Traits>
 struct Consumer {
-  static constexpr int kTurnThreads = 256;  ///< the warpgroup whose turn it is and the one that passes it on
   static constexpr bool kBiased = Traits::kReference == Reference::kBiased;
   static constexpr bool kRescue = Traits::kReference == Reference::kRescue;
 
@@ -134,13 +157,7 @@ struct Consumer {
   const int quad_lane = thread % 4;
   const int row = thread / 32 * 16 + thread % 32 / 4;  ///< of its block; the other one is row + 8
 
-  __device__ __forceinline__ void take_turn() const { named_barrier_sync(1 + warpgroup, kTurnThreads); }
-  __device__ __forceinline__ void pass_turn() const {
-    named_barrier_arrive(1 + (warpgroup + 1) % Traits::kWarpgroups, kTurnThreads);
-  }
-  __device__ __forceinline__ void release(std::uint64_t* empty) const {
-    if (thread == 0) barrier_arrive(empty);
-  }
+  using Turn = Turns<Traits::kWarpgroups>;
 
   /// Masks a tile's scores: positions, then selection where neither sink nor window holds a key.
   __device__ __forceinline__ void mask(float (&s)[Traits::kScores], const SequenceRows& rows, int index, int head,
@@ -268,11 +285,11 @@ struct Consumer {
     int n = 0;  // tiles of this CTA
     [[maybe_unused]] PairCounts counts;
     const auto next_key_stage = [&] {
-      release(&shared.k_empty[k.stage]);
+      release(&shared.k_empty[k.stage], thread);
       k.advance();
     };
     const auto next_value_stage = [&] {
-      release(&shared.v_empty[v.stage]);
+      release(&shared.v_empty[v.stage], thread);
       v.advance();
     };
     const auto issue_masked_values = [&] {
@@ -332,18 +349,18 @@ struct Consumer {
       }
     };
 
-    if (warpgroup == Traits::kWarpgroups - 1) named_barrier_arrive(1, kTurnThreads);  // the first turn is warpgroup 0's
+    Turn::start(warpgroup);
     barrier_wait(&shared.slot_full[0], 0);
     if (uniform(shared.slots[0].tile) < 0) return;
 #pragma unroll
     for (int i = 0; i < Traits::kOutputs; ++i) o[i] = 0.0f;
     barrier_wait(&shared.q_full[warpgroup], 0);
     barrier_wait(&shared.k_full[k.stage], k.parity);
-    take_turn();
+    Turn::take(warpgroup);
     wgmma_fence();
     issue_scores<Traits>(s, q, shared.k[k.stage]);
     wgmma_commit();
-    pass_turn();
+    Turn::pass(warpgroup);
     wgmma_wait<0>();
     wgmma_results(s);
     next_key_stage();
@@ -368,13 +385,13 @@ struct Consumer {
             if (++tile == range.end) break;
             barrier_wait(&shared.v_full[v.stage], v.parity);
             barrier_wait(&shared.k_full[k.stage], k.parity);
-            take_turn();
+            Turn::take(warpgroup);
             wgmma_fence();
             issue_values<Traits>(o, weights.kept, weights.metadata, shared.v[v.stage]);
             wgmma_commit();
             issue_scores<Traits>(s, q, shared.k[k.stage]);
             wgmma_commit();
-            pass_turn();
+            Turn::pass(warpgroup);
             wgmma_wait<1>();
             next_value_stage();
             wgmma_wait<0>();
@@ -385,7 +402,7 @@ struct Consumer {
             if (tile == clean_end) break;
           }
           if (tile == range.end) {
-            release(&shared.q_empty[warpgroup]);
+            release(&shared.q_empty[warpgroup], thread);
             if constexpr (Traits::kSparse) {
 #pragma unroll
               for (auto& pair : upper) pair = 0;  // the last product is issued as a masked one
@@ -393,12 +410,12 @@ struct Consumer {
             break;
           }
         }
-        if (tile == range.end - 1) release(&shared.q_empty[warpgroup]);
+        if (tile == range.end - 1) release(&shared.q_empty[warpgroup], thread);
         masked_softmax(sequence, index, head, position, tile);
         if (++tile == range.end) break;
         barrier_wait(&shared.v_full[v.stage], v.parity);
         barrier_wait(&shared.k_full[k.stage], k.parity);
-        take_turn();
+        Turn::take(warpgroup);
         wgmma_fence();
         issue_masked_values();
         wgmma_commit();
@@ -409,7 +426,7 @@ struct Consumer {
         }
         issue_scores<Traits>(s, q, shared.k[k.stage]);
         wgmma_commit();
-        pass_turn();
+        Turn::pass(warpgroup);
         wgmma_wait<1>();
         next_value_stage();
         wgmma_wait<0>();
@@ -424,8 +441,8 @@ struct Consumer {
       for (int i = 0; i < skipped; ++i) {
         barrier_wait(&shared.k_full[k.stage], k.parity);
         next_key_stage();
-        take_turn();
-        pass_turn();
+        Turn::take(warpgroup);
+        Turn::pass(warpgroup);
       }
       // The last P·V of this tile together with the first Q·Kᵀ of the next.
       if constexpr (Traits::kRecords) {
@@ -437,11 +454,11 @@ struct Consumer {
       const bool more = uniform(shared.slots[n % kSlots].tile) >= 0;
       barrier_wait(&shared.v_full[v.stage], v.parity);
       if (!more) {
-        take_turn();
+        Turn::take(warpgroup);
         wgmma_fence();
         issue_masked_values();
         wgmma_commit();
-        if (warpgroup < Traits::kWarpgroups - 1) pass_turn();
+        if (warpgroup < Traits::kWarpgroups - 1) Turn::pass(warpgroup);
         wgmma_wait<0>();
         wgmma_results(o);
         next_value_stage();
@@ -455,7 +472,7 @@ struct Consumer {
       }
       barrier_wait(&shared.q_full[warpgroup], n & 1);
       barrier_wait(&shared.k_full[k.stage], k.parity);
-      take_turn();
+      Turn::take(warpgroup);
       wgmma_fence();
       issue_masked_values();
       wgmma_commit();
@@ -466,7 +483,7 @@ struct Consumer {
       }
       issue_scores<Traits>(s, q, shared.k[k.stage]);
       wgmma_commit();
-      pass_turn();
+      Turn::pass(warpgroup);
       wgmma_wait<1>();
       wgmma_results(o);
       next_value_stage();

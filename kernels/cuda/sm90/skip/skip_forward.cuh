@@ -55,7 +55,7 @@ struct SkipConsumer {
   static constexpr float kNoReference = std::numeric_limits<float>::infinity();
   static constexpr float kNoVote = std::numeric_limits<float>::infinity();  ///< in place of ln(lambda)
   static constexpr float kLargestOffset = 1 << 20;
-  static constexpr int kTurnThreads = Consumer<Traits>::kTurnThreads;
+  using Turn = Turns<Traits::kWarpgroups>;
   static constexpr int kLongRun = 8;  ///< so many tiles attended in a row are taken to be followed by more
 
   SharedMemory<Traits>& shared;
@@ -100,10 +100,6 @@ struct SkipConsumer {
     }
   };
 
-  __device__ __forceinline__ void release(std::uint64_t* empty) const {
-    if (thread == 0) barrier_arrive(empty);
-  }
-
   /// Waits for the n-th query block of this CTA; false if there is none.
   __device__ __forceinline__ bool arrives(int n) const {
     barrier_wait(&shared.slot_full[n % kSlots], n / kSlots & 1);
@@ -127,9 +123,6 @@ struct SkipConsumer {
       place.log_lambda[h] = at < slot.rows.first || at >= slot.rows.k_len ? kNoVote : log_lambda;
     }
   }
-
-  __device__ __forceinline__ void take_turn() const { named_barrier_sync(1 + warpgroup, kTurnThreads); }
-  __device__ __forceinline__ void pass_turn() const { named_barrier_arrive(2 - warpgroup, kTurnThreads); }
 
   /// Q·K of the n-th query block and the next key tile.
   __device__ __forceinline__ void issue_next_scores(float (&s)[kScores], int n, State& state) const {
@@ -155,10 +148,10 @@ struct SkipConsumer {
     barrier_wait(&shared.v_full[state.v.stage], state.v.parity);
   }
   __device__ __forceinline__ void release_key(const State& state) const {
-    release(&shared.k_empty[state.k.stage == 0 ? Traits::kKeyStages - 1 : state.k.stage - 1]);
+    release(&shared.k_empty[state.k.stage == 0 ? Traits::kKeyStages - 1 : state.k.stage - 1], thread);
   }
   __device__ __forceinline__ void release_value(State& state) const {
-    release(&shared.v_empty[state.v.stage]);
+    release(&shared.v_empty[state.v.stage], thread);
     state.v.advance();
   }
 
@@ -347,14 +340,41 @@ struct SkipConsumer {
   __device__ __forceinline__ void issue_both(float (&s)[kScores], const float (&weights)[kScores], int half,
                                              float (&o)[Traits::kOutputs], const Place& place, State& state) const {
     wait_for_key(state);
-    take_turn();
+    Turn::take(warpgroup);
     wgmma_fence();
     issue_next_scores(s, place.n, state);
     wait_for_value(state);
     issue_next_values(o, weights, half, state);
-    pass_turn();
+    Turn::pass(warpgroup);
     wgmma_wait<1>();
     wgmma_results(s);
+  }
+
+  /// The tile that a run ended with.
+  struct RunEnd {
+    bool skip;  ///< it is skipped
+    bool last;  ///< of its query block
+    int half;   ///< that has its weights, unless it is skipped
+  };
+
+  /// A run from the tile on whose scores are in `s`; P·V of the one before, with the first half of `weights`, is under
+  /// way, and done in the end.
+  __device__ __forceinline__ RunEnd run_on(float (&s)[kScores], float (&weights)[kScores], float (&o)[Traits::kOutputs],
+                                           Place& place, State& state) const {
+    RunEnd end;
+    const auto ends_with = [&](int half) {
+      end.half = half;
+      end.skip = !attend(s, weights, half, o, place, state);
+      end.last = place.tile + 1 == place.end;
+      return end.skip || end.last;
+    };
+#pragma unroll 1
+    for (;;) {
+      if (ends_with(1)) return end;
+      issue_both(s, weights, 1, o, place, state);
+      if (ends_with(0)) return end;
+      issue_both(s, weights, 0, o, place, state);
+    }
   }
 
   /// The current key tile, whose scores are on their way into `s`; if state.pending, `other` holds the weights of the
@@ -363,7 +383,7 @@ struct SkipConsumer {
   template <bool kRuns>
   __device__ __forceinline__ bool step(float (&s)[kScores], float (&other)[kScores], float (&o)[Traits::kOutputs],
                                        Place& place, State& state) const {
-    bool last = place.tile + 1 == place.end;
+    const bool last = place.tile + 1 == place.end;
     wgmma_wait<0>();
     wgmma_results(s);
     release_key(state);
@@ -402,22 +422,10 @@ struct SkipConsumer {
       wgmma_fence();
       issue_next_values(o, s, 0, state);
       if (kRuns && !last) {
-        int half = 0;
-#pragma unroll 1
-        for (;;) {
-          half = 1;
-          skip = !attend(other, s, 1, o, place, state);
-          last = place.tile + 1 == place.end;
-          if (skip || last) break;
-          issue_both(other, s, 1, o, place, state);
-          half = 0;
-          skip = !attend(other, s, 0, o, place, state);
-          last = place.tile + 1 == place.end;
-          if (skip || last) break;
-          issue_both(other, s, 0, o, place, state);
-        }
+        const RunEnd end = run_on(other, s, o, place, state);
+        skip = end.skip;
         state.pending = false;
-        if (skip && !last) {
+        if (skip && !end.last) {
           state.run = 0;
           wait_for_key(state);
           wgmma_fence();
@@ -427,7 +435,7 @@ struct SkipConsumer {
         }
         more = more_after(place, state);
         if (more) wait_for_key(state);
-        if (!skip && half == 1) {
+        if (!skip && end.half == 1) {
 #pragma unroll
           for (int i = 0; i < kScores / 2; ++i) s[i] = s[kScores / 2 + i];
         }
@@ -464,7 +472,7 @@ struct SkipConsumer {
     float s0[kScores], s1[kScores];
     Place place;
     State state;
-    if (warpgroup == 1) named_barrier_arrive(1, kTurnThreads);  // the first turn is warpgroup 0's
+    Turn::start(warpgroup);
     if (arrives(0)) {
       open(place);
       state.start();
@@ -485,7 +493,7 @@ struct SkipConsumer {
         }
       }
     }
-    if (warpgroup == 0) take_turn();  // the one that warpgroup 1 has passed on last
+    if (warpgroup == 0) Turn::take(warpgroup);  // the one that warpgroup 1 has passed on last
   }
 };
 
