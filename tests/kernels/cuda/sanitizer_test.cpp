@@ -1,5 +1,7 @@
 // A small subset for compute-sanitizer, under which everything is a hundred times slower: every kernel family, with
 // tiles that end in the middle, once each.
+#include <ATen/ops/tensor.h>
+
 #include <catch2/catch_test_macros.hpp>
 
 #include "kernels/calibrate_call.h"
@@ -58,6 +60,44 @@ TEST_CASE("sanitizer: every kernel that skips blocks once", "[sanitizer]") {
             CHECK(run_calibrate(args, {0.0, 0.5}).counts.sum().item<std::int64_t>() > 0);
           }
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("sanitizer: blocks of 128 x 128 once, with one threshold and one of each sequence", "[sanitizer]") {
+  const std::vector<std::vector<Lengths>> batches{{{300, 300}, {130, 700}, {5, 0}, {1, 400}}, {{1, 700}, {1, 400}}};
+  for (const TestedBackend& backend : tested_backends()) {
+    for (const auto dtype : backend.dtypes) {
+      for (const std::int64_t head_dim : {72, 128}) {
+        BlockCounts counts;
+        for (const auto& lengths : batches) {
+          const CaseShape shape = shape_for(backend, {.lengths = lengths,
+                                                      .heads = 2,
+                                                      .kv_heads = 1,
+                                                      .head_dim = head_dim,
+                                                      .dtype = dtype,
+                                                      .storage = Storage::kPoisonedAligned});
+          AttentionArgs args = on_backend(with_setting(make_args(shape), {.lambda = 0.9}), backend);
+          for (const SequenceRows& rows : sequences_of(args)) {  // a block that lies behind the one before
+            if (rows.k_len >= 256) args.k.narrow(0, rows.k_start + 128, 128).zero_();
+          }
+          AttentionArgs by_sequence = args;
+          by_sequence.skip_softmax_threshold = std::nullopt;
+          std::vector<float> lambdas(lengths.size(), 0.9f);
+          lambdas.front() = 0.0f;
+          by_sequence.skip_softmax_lambda = at::tensor(lambdas);
+          for (AttentionArgs* call : {&args, &by_sequence}) {
+            for (const bool collect_stats : {false, true}) {
+              call->collect_stats = collect_stats;
+              INFO(backend << ": " << shape << ", statistics " << collect_stats);
+              const AttentionResult result = run(*call);
+              CHECK(result.output.isfinite().all().item<bool>());
+              if (collect_stats) counts.add(result.stats);
+            }
+          }
+        }
+        CHECK(counts.some_but_not_all());
       }
     }
   }
