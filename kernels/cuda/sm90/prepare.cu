@@ -15,6 +15,7 @@ namespace modelopt::kernels::cuda::sm90 {
 namespace {
 
 constexpr int kThreads = 1024;
+constexpr int kMapsOfBlock = 32;  ///< one warp's: it has one fence, and a multiprocessor takes long to move many maps
 
 /// The sequences that a launch works on: all, those with a lambda above 0, or those without.
 enum class Sequences : int { kAll, kSkipping, kNotSkipping };
@@ -133,7 +134,7 @@ __device__ void move_map(const AttentionParams& p, const Schedule& schedule, con
   asm volatile("fence.proxy.tensormap::generic.release.gpu;" ::: "memory");
 }
 
-int blocks_for(std::int64_t threads) { return static_cast<int>((threads + kThreads - 1) / kThreads); }
+int blocks_for(std::int64_t count, int of_block) { return static_cast<int>((count + of_block - 1) / of_block); }
 
 /// Block 0 lists the tiles, the next map_blocks move the maps, the rest fill rows.
 __global__ void __launch_bounds__(kThreads)
@@ -145,9 +146,10 @@ __global__ void __launch_bounds__(kThreads)
   if (block == 0) {
     list_tiles(params, schedule, cut, sequences, log_lambda);
   } else if (block <= map_blocks) {
-    const long long index = (block - 1ll) * kThreads + threadIdx.x;
-    if (index < 1ll * params.batch * params.kv_heads * kMapKinds) {
-      move_map(params, schedule, templates, static_cast<int>(index));
+    const int thread = static_cast<int>(threadIdx.x);
+    const int index = (block - 1) * kMapsOfBlock + thread;
+    if (thread < kMapsOfBlock && index < std::int64_t{params.batch} * params.kv_heads * kMapKinds) {
+      move_map(params, schedule, templates, index);
     }
   } else {
     fill_block_of_rows<kThreads>(params, block - 1 - map_blocks);
@@ -156,8 +158,8 @@ __global__ void __launch_bounds__(kThreads)
 
 void launch(const AttentionParams& params, const Schedule& schedule, const MapTemplates& templates, Cut cut,
             Sequences sequences, float* log_lambda, cudaStream_t stream) {
-  const int map_blocks = blocks_for(std::int64_t{params.batch} * params.kv_heads * kMapKinds);
-  const int row_blocks = sequences == Sequences::kNotSkipping ? 0 : blocks_for(params.total_q);
+  const int map_blocks = blocks_for(std::int64_t{params.batch} * params.kv_heads * kMapKinds, kMapsOfBlock);
+  const int row_blocks = sequences == Sequences::kNotSkipping ? 0 : blocks_for(params.total_q, kThreads);
   const int blocks = 1 + map_blocks + row_blocks;
   MODELOPT_CUDA_CHECK(launch_overlapped(&prepare_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
                                         params, schedule, templates, cut, sequences, log_lambda, map_blocks),
