@@ -11,10 +11,10 @@
 //
 //   shared   ring of kRing tiles of 16 keys, of K and then of V | twice: scores [rows, kScorePitch] |
 //            maxima [rows, kMaxBlocks]
-//            26 KB for kHeadDim 128 and 4 rows: eight warps on an H100's multiprocessor with 96 KB of copies under way
+//            22 KB for kHeadDim 128 and 4 rows: ten warps on an H100's multiprocessor with 80 KB of copies under way
 //   order    Warps take chunks in the order of the list. A warp scores its next chunk before it decides on the one at
-//            hand: meanwhile the chunks before that are scored by others. (Without, the chunks of a long sequence, which
-//            are worked on at once, all wait for the slowest of them, and memory is idle.)
+//            hand: meanwhile the chunks before that are scored by others. (Without, the chunks of a long sequence,
+//            which are worked on at once, all wait for the slowest of them, and memory is idle.)
 #pragma once
 
 #include <algorithm>
@@ -28,7 +28,7 @@ namespace modelopt::kernels::cuda::decode {
 template <typename Element, int kHeadDim>
 struct SkipConfig : SplitConfig<Element, kHeadDim> {
   using Base = SplitConfig<Element, kHeadDim>;
-  static constexpr int kRing = 2 * Base::kStages - 2;
+  static constexpr int kRing = 3;
   static constexpr int kRingBytes = kRing * Base::kTileBytes;
   static constexpr int kChunkKeys = 1 << kChunkKeysLog2;
   static constexpr int kUnit = 8;                     ///< blocks begin and end at multiples of it
@@ -82,9 +82,9 @@ class SkippingAttention : private ChunkAttention<Config> {
   struct Chunk {
     int batch;
     int kv_head;
-    int index;          ///< in the sequence
-    std::int64_t slot;  ///< in the workspace
-    float* scores;      ///< shared memory: [rows, kScorePitch]
+    int index;            ///< in the sequence
+    std::int64_t slot;    ///< in the workspace
+    float* scores;        ///< shared memory: [rows, kScorePitch]
     float* block_maxima;  ///< shared memory: [rows, kMaxBlocks]
     KeySpan visible;      ///< of the sequence
     int first_key;        ///< a multiple of kChunkKeys
@@ -153,8 +153,8 @@ class SkippingAttention : private ChunkAttention<Config> {
       const bool wanted = inside && (units >> (row / Config::kUnit) & 1) != 0;
       const std::int64_t key = wanted ? first_key + row : 0;
       const int element = wanted ? piece * 8 : 0;
-      sm80::copy_async_16(tile + (row * Config::kRowPieces + (piece ^ (row & 7))) * 16,
-                          head + key * row_stride + element, wanted);
+      sm80::copy_async_16_once(tile + (row * Config::kRowPieces + (piece ^ (row & 7))) * 16,
+                               head + key * row_stride + element, wanted);
     }
   }
 
@@ -364,8 +364,7 @@ class SkippingAttention : private ChunkAttention<Config> {
   }
 
   /// Scores of two units; -inf for what the row skips.
-  __device__ void read_scores(const Chunk& c, float (&x)[2][4], int unit,
-                              const std::uint32_t (&own_units)[2]) const {
+  __device__ void read_scores(const Chunk& c, float (&x)[2][4], int unit, const std::uint32_t (&own_units)[2]) const {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
 #pragma unroll

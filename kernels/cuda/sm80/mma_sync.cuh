@@ -25,6 +25,20 @@ __device__ inline void copy_async_16(std::uint32_t shared, const void* global, b
       : "memory");
 }
 
+/// The same for what is read once: the L2 cache gives it up before everything else.
+__device__ inline void copy_async_16_once(std::uint32_t shared, const void* global, bool inside) {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile(
+      "{\n"
+      ".reg .pred ignore;\n"
+      "setp.eq.u32 ignore, %2, 0;\n"
+      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, ignore, %3;\n"
+      "}" ::"r"(shared),
+      "l"(global), "r"(static_cast<std::uint32_t>(inside)), "l"(policy)
+      : "memory");
+}
+
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 /// Waits until at most `kPending` of this thread's committed groups are under way.
