@@ -175,6 +175,7 @@ std::vector<EvalResult> evaluate(models::CausalLM& model, const std::vector<std:
     total += static_cast<std::int64_t>(all_windows[i].size()) * options.seq_lens[i];
 
   const Desparsify dense_again(model);
+  desparsify(model);  // what it came with is no part of any run, nor of its warnings
   warm_up(model, all_windows, configs, options.kernel);
 
   std::vector<EvalResult> results;

@@ -19,6 +19,7 @@
 #include <modelopt/sparsify/sparsify.h>
 
 #include "modelopt/eval/tiny_model.h"
+#include "modelopt/models/captured_stderr.h"
 
 namespace modelopt::eval {
 namespace {
@@ -202,6 +203,28 @@ TEST_CASE("progress reaches the total, and the model is dense afterwards") {
   static_cast<void>(evaluate(*model, {window}, {two_of_four("a")}, options));
   CHECK(calls == std::vector<std::pair<std::int64_t, std::int64_t>>{{32, 64}, {48, 64}, {64, 64}});
   CHECK(at::equal(before, log_probabilities(*model, window)));
+}
+
+TEST_CASE("what the model came with neither runs nor warns") {
+  const auto model = test::load_tiny_model();
+  const Ids ids = test::some_ids(40, model->config().vocab_size);
+  config::SkipSoftmaxConfig skip;
+  skip.br = skip.bc = 8;
+  const config::PhaseCalibration measured_elsewhere{.form = config::CalibrationForm::kTable,
+                                                    .exponential = std::nullopt,
+                                                    .table = config::ThresholdTable{.lengths = {512, 1024},
+                                                                                    .thresholds = {0.1, 0.9999},
+                                                                                    .shares = {{0.1, 0.3}, {0.2, 0.6}},
+                                                                                    .layer_spread = {0.0, 0.0}}};
+  skip.threshold = config::ThresholdCalibration{.br = 8, .bc = 8, .prefill = measured_elsewhere};
+  skip.target_sparsity.prefill = 0.2;
+  config::SparseAttentionConfig config;
+  config.rules.push_back({"*attn*", {.enable = true, .method = skip}});
+  sparsify(*model, config);
+  const test::CapturedStderr log;
+  const auto results = evaluate(*model, {ids}, {}, {.seq_lens = {40}, .windows = 1});
+  CHECK(results.size() == 1);
+  CHECK(log.text().empty());
 }
 
 TEST_CASE("a length that no row reaches is refused") {
