@@ -1,5 +1,7 @@
 #include "kernels/attention_backward.h"
 
+#include <modelopt/device_errors.h>
+
 #include <ATen/ops/empty.h>
 #include <c10/core/SymBool.h>
 
@@ -62,15 +64,19 @@ AttentionGradients run_attention_backward(const AttentionArgs& args, const Backw
     throw Unsupported(str("backend \"", backend.name(), "\" cannot run the backward of attention on ", describe(traits),
                           ": ", *reason));
   }
-  const BackwardProblem problem = make_backward_problem(args, inputs);
-  if (problem.grad_output.defined() || problem.grad_logsumexp.defined()) {
-    backend.backward(problem);
-  } else {
-    for (const at::Tensor* gradient : {&problem.grad_q, &problem.grad_k, &problem.grad_v}) {
-      if (gradient->defined()) gradient->zero_();
-    }
-  }
-  return {problem.grad_q, problem.grad_k, problem.grad_v};
+  return with_device_errors(
+      args.q.device(), [&] { return "the backward of " + describe_call(args); },
+      [&] {
+        const BackwardProblem problem = make_backward_problem(args, inputs);
+        if (problem.grad_output.defined() || problem.grad_logsumexp.defined()) {
+          backend.backward(problem);
+        } else {
+          for (const at::Tensor* gradient : {&problem.grad_q, &problem.grad_k, &problem.grad_v}) {
+            if (gradient->defined()) gradient->zero_();
+          }
+        }
+        return AttentionGradients{problem.grad_q, problem.grad_k, problem.grad_v};
+      });
 }
 
 bool stores_mask_for_backward(const OperatorCall& call) {

@@ -1,4 +1,5 @@
 // The operator attention_calibrate, whole: schema, kernels for each dispatch key, and the C++ entries.
+#include <modelopt/device_errors.h>
 #include <modelopt/kernels/attention_calibrate.h>
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -71,15 +72,20 @@ CalibrateResult run(const CalibrateCall& call) {
   validate_arguments(args);
   validate_trials(call.trials);
   const Backend& backend = select_calibrate_backend(traits_of(args, /*want_mask=*/false), args.backend);
-  AttentionProblem problem = make_problem(args);
-  const at::TensorOptions options = args.q.options();
-  problem.output = at::empty(args.q.sizes(), options);
-  problem.logsumexp = at::empty({args.q.size(0), args.q.size(1)}, options.dtype(logsumexp_dtype(args.q.scalar_type())));
-  const at::Tensor counts =
-      at::empty({args.b_seq_len.size(0), args.q.size(1), static_cast<std::int64_t>(call.trials.size()), 2},
-                options.dtype(at::kLong));
-  backend.calibrate(problem, call.trials, counts);
-  return {problem.output, counts};
+  return with_device_errors(
+      args.q.device(), [&] { return "counting blocks in " + describe_call(args); },
+      [&] {
+        AttentionProblem problem = make_problem(args);
+        const at::TensorOptions options = args.q.options();
+        problem.output = at::empty(args.q.sizes(), options);
+        problem.logsumexp =
+            at::empty({args.q.size(0), args.q.size(1)}, options.dtype(logsumexp_dtype(args.q.scalar_type())));
+        const at::Tensor counts =
+            at::empty({args.b_seq_len.size(0), args.q.size(1), static_cast<std::int64_t>(call.trials.size()), 2},
+                      options.dtype(at::kLong));
+        backend.calibrate(problem, call.trials, counts);
+        return CalibrateResult{problem.output, counts};
+      });
 }
 
 CalibrateResult meta(const CalibrateCall& call) {

@@ -1,5 +1,7 @@
 #include "kernels/dispatch.h"
 
+#include <modelopt/device_errors.h>
+
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -86,11 +88,13 @@ const Backend& select(const AttentionTraits& traits, std::string_view requested,
   throw Unsupported(str(subject, " run ", what, " on ", describe(traits), ": ", all_reasons(traits, reason)));
 }
 
-/// Base and strides are multiples of 16 bytes, as Hopper's copy engine needs them. Strides of sizes <= 1 are never used.
+/// Base and strides are multiples of 16 bytes and no stride is 0, as Hopper's copy engine needs them. Strides of sizes
+/// <= 1 are never used.
 bool tma_aligned(const at::Tensor& t) {
   const auto aligned = [](std::uintptr_t bytes) { return bytes % 16 == 0; };
   const auto stride_aligned = [&](std::int64_t dim) {
-    return t.size(dim) <= 1 || aligned(static_cast<std::uintptr_t>(t.stride(dim)) * t.element_size());
+    const std::int64_t stride = t.stride(dim);
+    return t.size(dim) <= 1 || (stride != 0 && aligned(static_cast<std::uintptr_t>(stride) * t.element_size()));
   };
   return aligned(reinterpret_cast<std::uintptr_t>(t.const_data_ptr())) && stride_aligned(0) && stride_aligned(1);
 }
@@ -140,6 +144,10 @@ std::string describe(const AttentionTraits& traits) {
   return text;
 }
 
+std::string describe_call(const AttentionArgs& args) {
+  return modelopt::str("attention of q ", args.q.sizes(), " and k ", args.k.sizes(), " on ", args.q.device());
+}
+
 bool uses_skip_softmax(const AttentionArgs& args) {
   return args.skip_softmax_lambda.has_value() || args.skip_softmax_threshold.value_or(0.0) > 0.0;
 }
@@ -152,6 +160,8 @@ AttentionTraits traits_of(const AttentionArgs& args, bool want_mask) {
           .skip_softmax = uses_skip_softmax(args),
           .skip_br = skip_br_of_call(args),
           .skip_bc = args.skip_softmax_bc,
+          .decode = args.phase == "decode",
+          .group = args.q.size(1) / std::max<std::int64_t>(1, args.k.size(1)),
           .collect_stats = args.collect_stats,
           .want_mask = want_mask,
           .tma_aligned = tma_aligned(args.q) && tma_aligned(args.k) && tma_aligned(args.v),
@@ -217,11 +227,15 @@ std::string attention_backends() {
 AttentionMaskResult run_attention(const AttentionArgs& args, bool want_mask) {
   validate_arguments(args);
   const Backend& backend = select_backend(traits_of(args, want_mask), args.backend);
-  AttentionProblem problem = make_problem(args);
-  allocate_results(problem, args, want_mask);
-  backend.run(problem);
-  if (!problem.stats.defined()) problem.stats = at::empty({0}, args.q.options().dtype(at::kLong));
-  return {{problem.output, problem.logsumexp, problem.stats}, problem.mask};
+  return with_device_errors(
+      args.q.device(), [&] { return describe_call(args); },
+      [&] {
+        AttentionProblem problem = make_problem(args);
+        allocate_results(problem, args, want_mask);
+        backend.run(problem);
+        if (!problem.stats.defined()) problem.stats = at::empty({0}, args.q.options().dtype(at::kLong));
+        return AttentionMaskResult{{problem.output, problem.logsumexp, problem.stats}, problem.mask};
+      });
 }
 
 }  // namespace modelopt::kernels

@@ -28,6 +28,9 @@ void validate_backend_name(std::string_view name);
 /// For messages: "cpu tensors of Float with head_dim 64, N:M sparse".
 [[nodiscard]] std::string describe(const AttentionTraits& traits);
 
+/// For messages about one call: "attention of q [20, 4, 64] and k [20, 2, 64] on cuda:0".
+[[nodiscard]] std::string describe_call(const AttentionArgs& args);
+
 /// The problem of a validated call, with results still undefined.
 [[nodiscard]] AttentionProblem make_problem(const AttentionArgs& args);
 

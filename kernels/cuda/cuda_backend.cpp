@@ -152,8 +152,10 @@ class CudaBackend : public Backend {
   CudaBackend(Run kernels, bool fills_rows) : run_(kernels), fills_rows_(fills_rows) {}
 
   [[nodiscard]] std::optional<std::string> unavailable() const override {
-    if (capabilities().empty()) return "no CUDA device, or no driver for it";
-    return std::nullopt;
+    const auto& gpus = capabilities();
+    if (gpus.empty()) return "no CUDA device, or no driver for it";
+    const bool any = std::any_of(gpus.begin(), gpus.end(), [&](Capability gpu) { return !wrong_gpu(gpu); });
+    return any ? std::nullopt : wrong_gpu(gpus.front());
   }
 
   [[nodiscard]] std::optional<std::string> unsupported(const AttentionTraits& traits) const override {
@@ -163,9 +165,10 @@ class CudaBackend : public Backend {
     if (traits.dtype == at::kDouble) return "has no kernel for dtype Double";
     const auto& gpus = capabilities();
     const auto device = static_cast<std::size_t>(device_of(traits));
-    MODELOPT_CHECK(device < gpus.size(), InvalidArgument, "CUDA device ", device, " does not exist, expected one of ",
-                   gpus.size());
-    return unsupported_on(traits, gpus[device]);
+    MODELOPT_CHECK(device < gpus.size(), InvalidArgument, "CUDA device ", device, " does not exist, expected 0 to ",
+                   gpus.size() - 1);
+    if (auto reason = wrong_gpu(gpus[device])) return reason;
+    return unsupported_by_kernels(traits);
   }
 
   void run(const AttentionProblem& problem) const override {
@@ -233,8 +236,10 @@ class CudaBackend : public Backend {
   [[nodiscard]] virtual const cuda::BackwardKernels& backward_kernels(const cuda::BackwardParams&) const {
     return cuda::kSm80Backward;
   }
-  [[nodiscard]] virtual std::optional<std::string> unsupported_on(const AttentionTraits& traits,
-                                                                  Capability gpu) const = 0;
+  /// Why the kernels do not run on such a GPU, whatever the problem.
+  [[nodiscard]] virtual std::optional<std::string> wrong_gpu(Capability gpu) const = 0;
+  /// Why they do not take such a problem of CUDA tensors.
+  [[nodiscard]] virtual std::optional<std::string> unsupported_by_kernels(const AttentionTraits& traits) const = 0;
 
  private:
   Run run_;
@@ -247,10 +252,13 @@ class Sm80Backend final : public CudaBackend {
   [[nodiscard]] std::string_view name() const override { return "sm80"; }
 
  private:
-  [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits&, Capability gpu) const override {
+  [[nodiscard]] std::optional<std::string> wrong_gpu(Capability gpu) const override {
     if (gpu.major < 8) {
       return str("needs a GPU of compute capability 8.0 or newer, this one has ", gpu.major, ".", gpu.minor);
     }
+    return std::nullopt;
+  }
+  [[nodiscard]] std::optional<std::string> unsupported_by_kernels(const AttentionTraits&) const override {
     return std::nullopt;
   }
 };
@@ -287,19 +295,28 @@ class Sm90Backend final : public CudaBackend {
   }
 
  private:
-  [[nodiscard]] std::optional<std::string> unsupported_on(const AttentionTraits& traits,
-                                                          Capability gpu) const override {
+  [[nodiscard]] std::optional<std::string> wrong_gpu(Capability gpu) const override {
     if (gpu.major != 9) {
       return str("needs a Hopper GPU (compute capability 9.0), this one has ", gpu.major, ".", gpu.minor);
     }
+    return std::nullopt;
+  }
+  [[nodiscard]] std::optional<std::string> unsupported_by_kernels(const AttentionTraits& traits) const override {
     if (traits.dtype == at::kFloat) return "its tensor-core instructions take Half and BFloat16, not Float";
     if (traits.head_dim % 8 != 0) return str("needs a head_dim that is a multiple of 8, not ", traits.head_dim);
-    if (!traits.tma_aligned) return "needs q, k and v with bases and strides that are multiples of 16 bytes";
+    if (!traits.tma_aligned)
+      return "needs q, k and v with bases and strides that are multiples of 16 bytes, and no stride of 0";
     return traits.skip_softmax ? unsupported_skip(traits) : std::nullopt;
   }
 
-  /// A block of skip-softmax is what one CTA works on.
+  /// A block of skip-softmax is what one CTA works on; the decode kernel takes others.
   [[nodiscard]] static std::optional<std::string> unsupported_skip(const AttentionTraits& traits) {
+    if (traits.decode) {
+      if (traits.group <= cuda::kMostDecodeRows && traits.skip_bc <= cuda::kMostDecodeBlockKeys) return std::nullopt;
+      return str("decodes with skip-softmax with up to ", cuda::kMostDecodeRows,
+                 " query heads of a key head and blocks of up to ", cuda::kMostDecodeBlockKeys, " keys, not with ",
+                 traits.group, " and ", traits.skip_bc);
+    }
     if (traits.sparse_nm) return "takes skip-softmax or N:M, not both";
     if (traits.head_dim > 128) return str("takes skip-softmax with a head_dim up to 128, not ", traits.head_dim);
     if (traits.skip_br != 128 || traits.skip_bc != 128) {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <modelopt/bench/measure.h>
+#include <modelopt/device_errors.h>
 
 namespace modelopt::bench {
 namespace {
@@ -118,14 +119,20 @@ AttentionBenchmark benchmark_attention(const AttentionBenchmarkOptions& options)
   for (const std::int64_t length : options.lengths) {
     AttentionShape shape = options.shape;
     shape.length = length;
-    const AttentionProblem problem = make_problem(shape, options.device, options.dtype, options.seed);
-    const std::vector<Candidate> candidates = make_candidates(problem, options);
-    check_baseline(candidates, options.baseline);
-    const auto total = static_cast<std::int64_t>(options.lengths.size() * candidates.size()) * (options.rounds + 1);
-    const auto rows = benchmark_length(problem, candidates, monitor, options, [&] {
-      if (options.progress) options.progress(++done, total);
-    });
-    benchmark.rows.insert(benchmark.rows.end(), rows.begin(), rows.end());
+    // A candidate that cannot run is a row that says so; this is for the inputs and the comparison.
+    with_device_errors(
+        options.device, [&] { return modelopt::str("the problem of ", length, " keys on ", options.device); },
+        [&] {
+          const AttentionProblem problem = make_problem(shape, options.device, options.dtype, options.seed);
+          const std::vector<Candidate> candidates = make_candidates(problem, options);
+          check_baseline(candidates, options.baseline);
+          const auto total =
+              static_cast<std::int64_t>(options.lengths.size() * candidates.size()) * (options.rounds + 1);
+          const auto rows = benchmark_length(problem, candidates, monitor, options, [&] {
+            if (options.progress) options.progress(++done, total);
+          });
+          benchmark.rows.insert(benchmark.rows.end(), rows.begin(), rows.end());
+        });
   }
   return benchmark;
 }

@@ -45,7 +45,7 @@ struct AttentionBenchmarkRow {
   double rate_max = 0.0;
   std::optional<double> ratio;       ///< to the baseline's rate, where there is one
   std::optional<double> of_copy;     ///< decode: the share of the bandwidth that copying reaches
-  std::optional<double> difference;  ///< dense attention: ‖output − baseline's‖ / ‖baseline's‖
+  std::optional<double> difference;  ///< dense attention: ‖output − x‖ / ‖x‖, x of PyTorch's first candidate that ran
   std::optional<double> sm_clock_mhz;
 };
 
@@ -54,7 +54,8 @@ struct AttentionBenchmark {
   std::vector<AttentionBenchmarkRow> rows;  ///< lengths in order, and in each PyTorch's candidates first
 };
 
-/// Throws Unsupported if the operator cannot run the problem with `kernel`, InvalidArgument for a baseline that is no
+/// Throws Unsupported if the operator cannot run the problem with `kernel` or the device has too little memory for it,
+/// InvalidArgument for a baseline that is no
 /// candidate.
 [[nodiscard]] AttentionBenchmark benchmark_attention(const AttentionBenchmarkOptions& options);
 

@@ -173,6 +173,7 @@ BoundMethod bind_checked(const config::MethodConfig& config, const attention::At
                                                      .skip_softmax = skipping,
                                                      .skip_br = parameters.br,
                                                      .skip_bc = parameters.bc,
+                                                     .group = module.num_heads / module.num_key_value_heads,
                                                      .collect_stats = parameters.collect_stats,
                                                      .device_index = module.device.index()};
   }

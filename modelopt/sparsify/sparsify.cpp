@@ -47,8 +47,10 @@ void with_name(const std::string& module, Work work) {
 // A rule that awaits its calibration has thresholds that nobody chose.
 void check_calibrated(const config::SparseAttentionConfig& config) {
   if (!config.calibration) return;
-  const auto check = [](const std::string& name, const config::Rule& rule) {
+  bool any = false;
+  const auto check = [&any](const std::string& name, const config::Rule& rule) {
     const auto* skipping = rule.enable && rule.method ? config::skip_softmax_parameters(*rule.method) : nullptr;
+    any = any || skipping != nullptr;
     MODELOPT_CHECK(skipping == nullptr || std::holds_alternative<config::ThresholdCalibration>(skipping->threshold),
                    ConfigError, "rule ", name,
                    " asks for thresholds by calibration and has none yet, expected a model that `modelopt calibrate "
@@ -56,6 +58,9 @@ void check_calibrated(const config::SparseAttentionConfig& config) {
   };
   for (const config::PatternRule& entry : config.rules) check(entry.pattern, entry.rule);
   check("default", config.default_rule);
+  MODELOPT_CHECK(any, ConfigError,
+                 "\"calibration\" is for skip-softmax and no rule has it, expected flash_skip_softmax or skip_softmax, "
+                 "or a configuration without \"calibration\"");
 }
 
 class Resolver {
@@ -130,7 +135,14 @@ class Resolver {
 
   std::string operator_backend(kernels::AttentionTraits traits) const {
     traits.collect_stats |= options_.collect_stats;
-    return kernels::select_attention_backend(traits, options_.kernel);
+    const std::string backend = kernels::select_attention_backend(traits, options_.kernel);
+    if (traits.skip_softmax) {  // so does decode, in blocks of one row
+      traits.decode = true;
+      traits.skip_br = 1;
+      traits.sparse_nm = false;
+      (void)kernels::select_attention_backend(traits, options_.kernel);
+    }
+    return backend;
   }
 
   const config::SparseAttentionConfig& config_;

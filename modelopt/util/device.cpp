@@ -67,9 +67,4 @@ void synchronize(c10::Device device) {
       [&] { cuda.synchronizeDevice(device.has_index() ? device.index() : cuda.getDevice().index()); });
 }
 
-std::string first_line(const c10::Error& error) {
-  const std::string text = error.what_without_backtrace();
-  return text.substr(0, text.find('\n'));
-}
-
 }  // namespace modelopt

@@ -20,6 +20,7 @@ bool aligned(const void* base, const Strides& strides) {
          strides.head * kElementBytes % kAlignment == 0;
 }
 
+static_assert(decode::kMaxRows == kMostDecodeRows);
 constexpr std::int64_t kChunk = std::int64_t{1} << decode::kChunkKeysLog2;
 
 std::int64_t most_chunks(const AttentionParams& p) { return p.batch * ((p.max_k_len + kChunk - 1) / kChunk); }
@@ -66,9 +67,9 @@ std::size_t partial_rows(const AttentionParams& p, std::int64_t chunks) {
 
 /// skip_keys needs room for all chunks, whatever the lengths are, and scores blocks that reach out of a chunk again.
 bool skipping_fits(const AttentionParams& p) {
-  constexpr std::int64_t kMostBlockKeys = 4 * kChunk;
   constexpr std::size_t kMostBytes = std::size_t{1} << 30;
-  return p.skip_bc <= kMostBlockKeys && partial_rows(p, most_chunks(p)) * p.head_dim * sizeof(float) <= kMostBytes;
+  return p.skip_bc <= kMostDecodeBlockKeys &&
+         partial_rows(p, most_chunks(p)) * p.head_dim * sizeof(float) <= kMostBytes;
 }
 
 }  // namespace

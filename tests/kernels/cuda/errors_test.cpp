@@ -66,8 +66,20 @@ TEST_CASE("errors: sm90 says what it does not take", "[errors]") {
   args.v = args.v.narrow(2, 0, 64);
   CHECK(message_on(args, "sm90") ==
         "backend \"sm90\" cannot run attention on CUDA tensors of BFloat16 with head_dim 64, not aligned to 16 bytes: "
-        "sm90: needs q, k and v with bases and strides that are multiples of 16 bytes; sm80: can run it" +
+        "sm90: needs q, k and v with bases and strides that are multiples of 16 bytes, and no stride of 0; sm80: can "
+        "run it" +
             kCpuBackends);
+  // A copy of its engine cannot stay where it is.
+  const AttentionArgs whole = cuda_args(at::kBFloat16);
+  for (at::Tensor AttentionArgs::*tensor : {&AttentionArgs::q, &AttentionArgs::k, &AttentionArgs::v}) {
+    for (const std::int64_t dim : {0, 1}) {
+      AttentionArgs expanded = whole;
+      expanded.*tensor = (whole.*tensor).narrow(dim, 0, 1).expand((whole.*tensor).sizes());
+      CHECK(message_on(expanded, "sm90").ends_with("and no stride of 0; sm80: can run it" + kCpuBackends));
+      CHECK(bitwise_difference(attention(expanded).output.cpu(),
+                               attention(on_backend(expanded, "sm80")).output.cpu()) == "");
+    }
+  }
 }
 
 TEST_CASE("errors: what no CUDA backend takes", "[errors]") {
@@ -124,8 +136,12 @@ TEST_CASE("errors: what sm90 skips", "[errors]") {
   CHECK(reason(args) == "sm90: skips blocks of 128 rows and 128 keys, not of 128 and 256");
   args.skip_softmax_bc = 128;
   args.phase = "decode";
-  CHECK(reason(args) == "sm90: skips blocks of 128 rows and 128 keys, not of 1 and 128");
+  args.skip_softmax_bc = 2048;
+  CHECK(reason(args) ==
+        "sm90: decodes with skip-softmax with up to 16 query heads of a key head and blocks of up to 1024 keys, not "
+        "with 2 and 2048");
   args.phase = "auto";
+  args.skip_softmax_bc = 128;
   args.sparsity_n = 2;
   CHECK(reason(args) == "sm90: takes skip-softmax or N:M, not both");
   CHECK(reason(cuda_args(at::kBFloat16, 136)) == "sm90: takes skip-softmax with a head_dim up to 128, not 136");
@@ -135,7 +151,7 @@ TEST_CASE("errors: a device that does not exist", "[errors]") {
   const AttentionTraits traits{
       .device = c10::DeviceType::CUDA, .dtype = at::kHalf, .head_dim = 64, .device_index = 100};
   const std::string message = message_of([&] { return select_attention_backend(traits); });
-  CHECK(message.starts_with("CUDA device 100 does not exist, expected one of "));
+  CHECK(message.starts_with("CUDA device 100 does not exist, expected 0 to "));
 }
 
 TEST_CASE("errors: auto takes sm90 where it can, else sm80", "[errors]") {
@@ -147,11 +163,24 @@ TEST_CASE("errors: auto takes sm90 where it can, else sm80", "[errors]") {
   CHECK(choice({.dtype = at::kBFloat16, .head_dim = 256, .sparse_nm = true}) == "sm90");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true}) == "sm90");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true, .skip_br = 64}) == "sm80");
+  CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true, .skip_br = 1, .decode = true}) == "sm90");
+  CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true, .skip_br = 1, .decode = true, .group = 32}) ==
+        "sm80");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .tma_aligned = false}) == "sm80");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 59}) == "sm80");
   CHECK(choice({.dtype = at::kFloat, .head_dim = 64}) == "sm80");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .collect_stats = true}) == "sm90");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .want_mask = true}) == "sm90");
+}
+
+TEST_CASE("errors: too little memory is our error, with what was asked", "[errors]") {
+  const AttentionArgs args = cuda_args(at::kHalf);
+  AttentionArgs large = args;  // rows of no sequence: an output of 512 GiB
+  large.q = args.q.narrow(0, 0, 1).expand({std::int64_t{1} << 30, 4, 64});
+  CHECK_THROWS_AS(attention(on_backend(large, "sm80")), Unsupported);
+  const std::string message = message_on(large, "sm80");
+  CHECK(message.starts_with("attention of q [1073741824, 4, 64] and k [27, 2, 64] on cuda:0: CUDA out of memory"));
+  CHECK(message.find('\n') == std::string::npos);
 }
 
 TEST_CASE("errors: the call after an error is right", "[errors]") {

@@ -136,7 +136,7 @@ TEST_CASE("layout: sequences may share keys, and heads a stride of 0", "[layout]
                                     backend);
     args.b_start_loc_k = ints({20, 0});
     args.b_seq_len_k = ints({100, 111});
-    args.k = args.k.narrow(1, 0, 1).expand({240, 2, 64});
+    if (!backend.needs_alignment) args.k = args.k.narrow(1, 0, 1).expand({240, 2, 64});  // else errors_test.cpp
     args.sparsity_n = 2;
     args.dense_window_size = 9;
     INFO(backend);

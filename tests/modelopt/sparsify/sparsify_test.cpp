@@ -191,7 +191,9 @@ TEST_CASE("a rule that awaits its calibration is an error that points to calibra
   CHECK(message_of<ConfigError>([&] { sparsify(model, config); }) ==
         "rule *attn asks for thresholds by calibration and has none yet, expected a model that `modelopt calibrate "
         "--config … --export DIR` has written, or a configuration without \"calibration\"");
-  CHECK_NOTHROW(sparsify(model, parse(R"("calibration": {}, "*": )" + k1)));
+  CHECK(message_of<ConfigError>([&] { sparsify(model, parse(R"("calibration": {}, "*": )" + k1)); }) ==
+        "\"calibration\" is for skip-softmax and no rule has it, expected flash_skip_softmax or skip_softmax, or a "
+        "configuration without \"calibration\"");
 }
 
 TEST_CASE("a model without attention modules, and a TorchScript module, are refused with the reason") {

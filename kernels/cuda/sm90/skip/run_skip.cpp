@@ -45,6 +45,9 @@ void run_head_dim(const AttentionParams& p, const VisibleBlocks& blocks, const W
 
 void run_skip(const AttentionParams& params, const VisibleBlocks& blocks, const Workspace& workspace,
               cudaStream_t stream) {
+  MODELOPT_CHECK(params.skip_br == kSkipRows && params.skip_bc == kSkipKeys, Unsupported,
+                 "backend sm90 skips blocks of ", kSkipRows, " rows and ", kSkipKeys, " keys, not of ", params.skip_br,
+                 " and ", params.skip_bc);
   if (params.dtype == ElementType::kFloat16) {
     run_head_dim<__half>(params, blocks, workspace, stream);
   } else {

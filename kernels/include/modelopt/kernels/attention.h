@@ -85,13 +85,16 @@ struct AttentionTraits {
   c10::DeviceType device = c10::DeviceType::CPU;
   at::ScalarType dtype = at::ScalarType::Float;
   std::int64_t head_dim = 0;
-  bool sparse_nm = false;     ///< sparsity_n > 0
-  bool skip_softmax = false;  ///< some lambda > 0
+  bool sparse_nm = false;      ///< sparsity_n > 0
+  bool skip_softmax = false;   ///< some lambda > 0
   std::int64_t skip_br = 128;  ///< query rows and
   std::int64_t skip_bc = 128;  ///< keys of its blocks; one row in phase "decode"
+  bool decode = false;         ///< phase "decode": N:M does not apply
+  std::int64_t group = 1;      ///< query heads of a key head
   bool collect_stats = false;
   bool want_mask = false;  ///< the attended mask is asked for (autograd, tests)
-  bool tma_aligned = true;           ///< bases and strides of q, k and v are multiples of 16 bytes (sm90 needs it)
+  /// Bases and strides of q, k and v are multiples of 16 bytes and no stride is 0 (sm90 needs it).
+  bool tma_aligned = true;
   c10::DeviceIndex device_index = -1;  ///< of CUDA tensors; -1: the current device
 };
 
