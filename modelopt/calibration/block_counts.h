@@ -28,7 +28,7 @@ struct BlockCounts {
   bool operator==(const BlockCounts&) const = default;
 };
 
-/// Both phases of one prompt; decode stays empty where it is not calibrated.
+/// Both phases of one prompt; decode is 0 where it is not calibrated.
 struct PromptCounts {
   BlockCounts prefill, decode;
 

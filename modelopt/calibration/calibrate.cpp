@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iomanip>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <utility>
 
 #include <modelopt/calibration/calibrating_method.h>
@@ -22,6 +24,7 @@
 #include <modelopt/models/sampling.h>
 #include <modelopt/sparsify/sparsify.h>
 #include <modelopt/util/sha256.h>
+#include <modelopt/util/version.h>
 
 namespace modelopt::calibration {
 namespace {
@@ -47,11 +50,12 @@ auto skip_rules(Config& config) {
 
 // br and bc, which all rules have in common.
 const SkipSoftmaxConfig& check_rules(const SparseAttentionConfig& config) {
-  MODELOPT_CHECK(config.calibration.has_value(), ConfigError, "configuration ", config.name,
-                 ": has no \"calibration\", expected one beside the patterns, or the preset SKIP_SOFTMAX_CALIB");
+  const std::string subject = config.name.empty() ? "the configuration" : str("configuration ", config.name);
+  MODELOPT_CHECK(config.calibration.has_value(), ConfigError, subject,
+                 " has no \"calibration\", expected one beside the patterns, or the preset SKIP_SOFTMAX_CALIB");
   const auto rules = skip_rules(config);
-  MODELOPT_CHECK(!rules.empty(), ConfigError, "configuration ", config.name,
-                 ": has no enabled skip-softmax rule to calibrate, expected flash_skip_softmax or skip_softmax");
+  MODELOPT_CHECK(!rules.empty(), ConfigError, subject,
+                 " has no enabled skip-softmax rule to calibrate, expected flash_skip_softmax or skip_softmax");
   for (const SkipSoftmaxConfig* rule : rules)
     MODELOPT_CHECK(rule->br == rules.front()->br && rule->bc == rules.front()->bc, ConfigError,
                    "skip-softmax rules with blocks of ", rules.front()->br, " x ", rules.front()->bc, " and ", rule->br,
@@ -172,7 +176,8 @@ ordered_json cache_key(const PlannedSample& sample, const std::string& ids_hash,
                        const CalibrateOptions& options) {
   std::string names;
   for (const std::string& name : modules) names += name + "\n";
-  return {{"model", options.model_hash},
+  return {{"version", version()},
+          {"model", options.model_hash},
           {"dtype", c10::toString(model.dtype())},
           {"device", model.device().is_cuda() ? "cuda" : "cpu"},
           {"kernel", options.kernel},
@@ -206,10 +211,7 @@ config::PhaseCalibration fit_phase(const CountsByLength& counts, const std::vect
                                    const CalibrationConfig& calibration, const CalibrateOptions& options) {
   config::PhaseCalibration phase;
   phase.table = make_table(counts, trials);
-  const auto [shortest, longest] = std::pair(phase.table->lengths.front(), phase.table->lengths.back());
-  const std::int64_t length = options.fit_length == 0 ? longest : options.fit_length;
-  MODELOPT_CHECK(length >= shortest && length <= longest, ConfigError, "the exponential cannot be fitted for ", length,
-                 " tokens, expected ", shortest, " to ", longest, ", the lengths of the calibration");
+  const std::int64_t length = options.fit_length == 0 ? phase.table->lengths.back() : options.fit_length;
   phase.exponential = fit_exponential(*phase.table, {.length = length, .logspace = calibration.fit_logspace});
   phase.form = options.form;
   MODELOPT_CHECK(phase.form == config::CalibrationForm::kTable || phase.exponential, ConfigError,
@@ -218,14 +220,27 @@ config::PhaseCalibration fit_phase(const CountsByLength& counts, const std::vect
   return phase;
 }
 
+// What a refused target could have been.
+std::string reach(const config::PhaseCalibration& phase, double target, const CalibrationConfig& calibration) {
+  const double largest = *phase.largest_sparsity(phase.table->lengths.back());
+  if (target < largest) return "smaller threshold_trials reach smaller targets";
+  std::ostringstream text;
+  text << std::setprecision(3) << "the largest that can be reached is " << largest;
+  for (const std::int64_t length : phase.table->lengths)
+    text << (length == phase.table->lengths.front() ? " (" : ", ") << *phase.largest_sparsity(length) << " at "
+         << length;
+  text << (calibration.cache_dir.empty() ? "); with a cache_dir the counts are kept for another target" : ")");
+  return text.str();
+}
+
 // Refuses a target that no threshold reaches, and notes the rest.
 void check_target(const char* phase_name, const config::PhaseCalibration& phase, double target, bool extrapolate,
-                  std::vector<std::string>& remarks) {
+                  const CalibrationConfig& calibration, std::vector<std::string>& remarks) {
   if (target == 0.0) return;
   const std::int64_t longest = phase.table->lengths.back();
   const auto problem = phase.out_of_range(target, longest);
-  MODELOPT_CHECK(!problem || extrapolate, ConfigError, phase_name, ": ", *problem,
-                 "; the largest that can be reached is ", *phase.largest_sparsity(longest));
+  MODELOPT_CHECK(!problem || extrapolate, ConfigError, phase_name, ": ", *problem, "; ",
+                 reach(phase, target, calibration));
   for (const std::string& remark : calibration_remarks(phase, target)) remarks.push_back(str(phase_name, ": ", remark));
 }
 
@@ -240,7 +255,19 @@ CalibrationResult calibrate(CausalLM& model, const RulerGenerator& generator, co
   check_lengths(calibration, blocks.br, context);
   MODELOPT_CHECK(calibration.cache_dir.empty() || !options.model_hash.empty(), InvalidArgument,
                  "a cache of counts needs the model's hash, expected CalibrateOptions::model_hash");
+  const std::vector<config::PhaseTargets> targets = targets_of(config);
+  const auto wanted = [&](auto phase) {
+    return std::any_of(targets.begin(), targets.end(), [&](const auto& rule) { return rule.*phase > 0.0; });
+  };
+  using Targets = config::PhaseTargets;
+  MODELOPT_CHECK(wanted(&Targets::prefill) || wanted(&Targets::decode), ConfigError,
+                 "no phase has a target above 0, expected target_sparse_ratio of the calibration or target_sparsity of "
+                 "a rule");
   const auto plan = plan_samples(calibration, generator, options.seed, context - calibration.num_decode_tokens);
+  const auto [shortest, longest] = std::pair(plan.front().length, plan.back().length);
+  MODELOPT_CHECK(options.fit_length == 0 || (options.fit_length >= shortest && options.fit_length <= longest),
+                 ConfigError, "the exponential cannot be fitted for ", options.fit_length, " tokens, expected ",
+                 shortest, " to ", longest, ", the lengths of the calibration");
   const CountCache cache{calibration.cache_dir};
 
   const at::NoGradGuard no_grad;
@@ -260,7 +287,7 @@ CalibrationResult calibrate(CausalLM& model, const RulerGenerator& generator, co
     data.update(ids);
     const ordered_json key =
         cache_key(planned, sha256_hex(ids), calibration, blocks, recorder->thresholds(), modules, model, options);
-    std::optional<PromptCounts> counts = cache.find(key);
+    std::optional<PromptCounts> counts = cache.find(key, modules.size(), recorder->thresholds().size());
     result.samples.push_back({planned.request.task, planned.length, std::ssize(sample.ids), counts.has_value()});
     if (!counts) {
       counts = measurement.run(sample.ids);
@@ -277,18 +304,14 @@ CalibrationResult calibrate(CausalLM& model, const RulerGenerator& generator, co
   fitted.bc = blocks.bc;
   fitted.provenance =
       config::CalibrationProvenance{.data_hash = data.hex_digest(), .seed = options.seed, .samples = std::ssize(plan)};
-  const std::vector<config::PhaseTargets> targets = targets_of(config);
-  const auto wanted = [&](auto phase) {
-    return std::any_of(targets.begin(), targets.end(), [&](const auto& rule) { return rule.*phase > 0.0; });
-  };
-  using Targets = config::PhaseTargets;
   if (wanted(&Targets::prefill)) fitted.prefill = fit_phase(prefill, recorder->thresholds(), calibration, options);
   if (wanted(&Targets::decode)) fitted.decode = fit_phase(decode, recorder->thresholds(), calibration, options);
   const auto rules = skip_rules(result.config);
   for (std::size_t i = 0; i < rules.size(); ++i) {
     if (fitted.prefill)
-      check_target("prefill", *fitted.prefill, *targets[i].prefill, options.extrapolate, result.remarks);
-    if (fitted.decode) check_target("decode", *fitted.decode, *targets[i].decode, options.extrapolate, result.remarks);
+      check_target("prefill", *fitted.prefill, *targets[i].prefill, options.extrapolate, calibration, result.remarks);
+    if (fitted.decode)
+      check_target("decode", *fitted.decode, *targets[i].decode, options.extrapolate, calibration, result.remarks);
     rules[i]->threshold = fitted;
     rules[i]->target_sparsity = targets[i];
   }

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cstddef>
 #include <filesystem>
 #include <optional>
 
@@ -16,8 +17,10 @@ class CountCache {
   /// A directory, made when something is stored; empty: nothing is kept.
   explicit CountCache(std::filesystem::path directory) : directory_(std::move(directory)) {}
 
-  /// The counts that were stored under this key. Throws DataError for a file that is not what store() writes.
-  [[nodiscard]] std::optional<PromptCounts> find(const nlohmann::ordered_json& key) const;
+  /// The counts of so many modules and trials that were stored under this key. Throws DataError for a file that is not
+  /// what store() writes: counts of other sizes, or that cannot be.
+  [[nodiscard]] std::optional<PromptCounts> find(const nlohmann::ordered_json& key, std::size_t modules,
+                                                 std::size_t trials) const;
 
   /// The file appears whole or not at all. Throws DataError where it cannot be written.
   void store(const nlohmann::ordered_json& key, const PromptCounts& counts) const;

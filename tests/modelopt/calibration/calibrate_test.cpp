@@ -187,13 +187,27 @@ TEST_CASE("what cannot be calibrated is refused") {
         "together");
   CHECK(message_of([](auto&, auto& options) { options.fit_length = 2048; }) ==
         "the exponential cannot be fitted for 2048 tokens, expected 512 to 1024, the lengths of the calibration");
+  CHECK(message_of(
+            [](auto& config, auto&) { config.calibration->target_sparse_ratio = {.prefill = 0.0, .decode = 0.0}; }) ==
+        "no phase has a target above 0, expected target_sparse_ratio of the calibration or target_sparsity of a rule");
 }
 
 TEST_CASE("a target beyond what any threshold skips is refused with the largest that can be reached") {
   const std::string message = message_of(
       [](auto& config, auto&) { config.calibration->target_sparse_ratio = {.prefill = 0.99, .decode = 0.4}; });
   CHECK_THAT(message, Catch::Matchers::StartsWith("prefill: target sparsity 0.99 at 1024 tokens, expected "));
-  CHECK(message.find("; the largest that can be reached is 0.") != std::string::npos);
+  CHECK_THAT(message,
+             Catch::Matchers::Matches(".*; the largest that can be reached is (0\\.[0-9]+) \\(0\\.[0-9]+ at 512, "
+                                      "\\1 at 1024\\); with a cache_dir the counts are kept for another target"));
+}
+
+TEST_CASE("a target below what the smallest threshold skips asks for smaller trials") {
+  const std::string message = message_of([](auto& config, auto&) {
+    config.calibration->threshold_trials = {0.9};
+    config.calibration->target_sparse_ratio = {.prefill = 0.001, .decode = 0.0};
+  });
+  CHECK_THAT(message, Catch::Matchers::StartsWith("prefill: target sparsity 0.001 at 1024 tokens, expected "));
+  CHECK_THAT(message, Catch::Matchers::EndsWith("; smaller threshold_trials reach smaller targets"));
 }
 
 TEST_CASE("a phase without a target stays uncalibrated") {

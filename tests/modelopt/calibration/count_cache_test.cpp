@@ -37,17 +37,17 @@ TEST_CASE("counts are found again under their key alone") {
   const TemporaryDirectory directory;
   const CountCache cache(directory / "made/when/needed");
   const ordered_json key = {{"model", "abc"}, {"length", 1024}};
-  CHECK_FALSE(cache.find(key));
+  CHECK_FALSE(cache.find(key, 2, 3));
   cache.store(key, some_counts());
-  CHECK(CountCache(directory / "made/when/needed").find(key) == some_counts());
-  CHECK_FALSE(cache.find({{"model", "abd"}, {"length", 1024}}));
-  CHECK_FALSE(cache.find({{"length", 1024}, {"model", "abc"}}));
+  CHECK(CountCache(directory / "made/when/needed").find(key, 2, 3) == some_counts());
+  CHECK_FALSE(cache.find({{"model", "abd"}, {"length", 1024}}, 2, 3));
+  CHECK_FALSE(cache.find({{"length", 1024}, {"model", "abc"}}, 2, 3));
 }
 
 TEST_CASE("without a directory nothing is kept") {
   const CountCache cache{std::filesystem::path()};
   cache.store({{"a", 1}}, some_counts());
-  CHECK_FALSE(cache.find({{"a", 1}}));
+  CHECK_FALSE(cache.find({{"a", 1}}, 2, 3));
 }
 
 TEST_CASE("files that the cache did not write are refused") {
@@ -56,13 +56,36 @@ TEST_CASE("files that the cache did not write are refused") {
   const ordered_json key = {{"a", 1}};
   cache.store(key, some_counts());
   const auto path = only_file(directory.path());
-  const auto message = [&] { return test::data_error(directory.path(), [&] { static_cast<void>(cache.find(key)); }); };
+  const auto message = [&] {
+    return test::data_error(directory.path(), [&] { static_cast<void>(cache.find(key, 2, 3)); });
+  };
   std::ofstream(path) << "{";
   CHECK(message().starts_with(path.filename().string() + ": line 1"));
   std::ofstream(path) << R"({"key": {"a": 1}, "prefill": {"visible": "x", "skipped": []}, "decode": {}})";
   CHECK(message() == path.filename().string() + ": is no file of counts, expected one that a calibration has written");
   std::ofstream(path) << R"({"key": {"a": 2}})";
   CHECK(message() == path.filename().string() + ": holds the counts of another key, expected {\"a\":1}");
+}
+
+TEST_CASE("counts that cannot be are refused") {
+  const TemporaryDirectory directory;
+  const CountCache cache(directory.path());
+  const ordered_json key = {{"a", 1}};
+  const auto refuses = [&](auto change) {
+    PromptCounts counts = some_counts();
+    change(counts);
+    cache.store(key, counts);
+    const std::string message = test::data_error(directory.path(), [&] { static_cast<void>(cache.find(key, 2, 3)); });
+    return message.ends_with(": holds counts that cannot be, expected those of 2 modules and 3 thresholds");
+  };
+  CHECK_FALSE(refuses([](PromptCounts&) {}));
+  CHECK(refuses([](PromptCounts& counts) { counts.prefill = BlockCounts(1, 3); }));
+  CHECK(refuses([](PromptCounts& counts) { counts.decode = BlockCounts(3, 3); }));
+  CHECK(refuses([](PromptCounts& counts) { counts.prefill.visible.pop_back(); }));
+  CHECK(refuses([](PromptCounts& counts) { counts.prefill.skipped[1] = {3}; }));
+  CHECK(refuses([](PromptCounts& counts) { counts.prefill.skipped[0] = {0, 1, 8}; }));  // of 7
+  CHECK(refuses([](PromptCounts& counts) { counts.prefill.skipped[0] = {2, 1, 3}; }));
+  CHECK(refuses([](PromptCounts& counts) { counts.prefill.skipped[0] = {-1, 1, 3}; }));
 }
 
 TEST_CASE("the hash of a model changes with its configuration, its weights and its tokenizer") {
