@@ -17,6 +17,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr const char* kGroupsKey = "config_groups";
+constexpr const char* kProducerKey = "producer";
+
 // The value of `sparse_attention_config`; null if there is none.
 Json read_sparsity_json(const std::filesystem::path& path) {
   const Json config = parse_ordered_json(read_file(path), path.string());
@@ -35,12 +38,23 @@ RestoredSparsity restore_groups(torch::nn::Module& model, const Json& sparsity, 
   return restored;
 }
 
+// Whoever edits the groups of a file that has the exact state too would otherwise see no effect.
+void check_groups(const Json& sparsity, const SparsifyReport& report, const std::string& origin) {
+  for (const auto& [key, value] : sparsity.items())
+    MODELOPT_CHECK(key == kGroupsKey || key == kProducerKey || key == kSavedStateKey, DataError, origin, ": $.",
+                   kSparsityKey, ": the key ", key, " is not understood");
+  const auto groups = sparsity.find(kGroupsKey);
+  MODELOPT_CHECK(groups == sparsity.end() || *groups == to_json(group_modules(report)), DataError, origin, ": $.",
+                 kSparsityKey, ": ", kGroupsKey, " say something else than ", kSavedStateKey,
+                 ", expected both as they were written; without ", kSavedStateKey, " the groups hold");
+}
+
 }  // namespace
 
 Json to_sparse_attention_config(const config::SparseAttentionConfig& config, const SparsifyReport& report) {
   Json result;
-  result["config_groups"] = to_json(group_modules(report));
-  result["producer"] = {{"name", "modelopt"}, {"version", version()}};
+  result[kGroupsKey] = to_json(group_modules(report));
+  result[kProducerKey] = {{"name", "modelopt"}, {"version", version()}};
   result[std::string(kSavedStateKey)] = sparsity_state(config, report);
   return result;
 }
@@ -59,7 +73,15 @@ std::optional<RestoredSparsity> restore_saved_sparsity(torch::nn::Module& model,
   if (!sparsity.is_object() || state == sparsity.end())
     return restore_groups(model, sparsity, path.string(), options, overrides);
   const std::string where = str(path.string(), ": $.", kSparsityKey, ".", kSavedStateKey);
-  return restore_sparsity_state(model, *state, where, options, overrides);
+  RestoredSparsity restored = restore_sparsity_state(model, *state, where, options, {});
+  try {
+    check_groups(sparsity, restored.report, path.string());
+    if (!overrides.empty()) restored = restore_sparsity_state(model, *state, where, options, overrides);
+  } catch (...) {
+    desparsify(model);
+    throw;
+  }
+  return restored;
 }
 
 }  // namespace modelopt::checkpoint

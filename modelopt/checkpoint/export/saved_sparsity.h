@@ -28,8 +28,9 @@ inline constexpr std::string_view kSavedStateKey = "modelopt_cpp";
 /// Whether DIRECTORY/config.json has a `sparse_attention_config`, whatever it says.
 [[nodiscard]] bool carries_sparsity(const std::filesystem::path& directory);
 
-/// Applies `sparse_attention_config` of DIRECTORY/config.json; nothing if there is none. The exact state is preferred;
-/// without it, groups of any generation (config_groups.h) are translated for the attention modules of `model`.
+/// Applies `sparse_attention_config` of DIRECTORY/config.json; nothing if there is none. The exact state is taken
+/// where there is one, and groups beside it must be those that were written with it; without it, groups of any
+/// generation (config_groups.h) are translated for the attention modules of `model`.
 /// `overrides` (config/overrides.h) change the configuration first. Throws DataError for what is malformed or cannot be
 /// honoured (never a guess) and for modules that the model does not have; with overrides ConfigError for what they make
 /// invalid; and what sparsify() throws. If it throws, nothing has changed.

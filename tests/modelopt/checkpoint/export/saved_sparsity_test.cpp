@@ -112,13 +112,12 @@ TEST_CASE("sparsity that is off, and a fixed threshold, have no group") {
   CHECK(groups_of(sparse_model("llama", test::kFixedThreshold)).empty());
 }
 
-TEST_CASE("the exact state comes back with bit-identical logits, and is preferred to the groups") {
+TEST_CASE("the exact state comes back with bit-identical logits") {
   for (const char* rules :
        {kAllModules, kOneModule, test::kFixedThreshold, test::kCalibrated, test::kCombination, test::kSeveralSets}) {
     CAPTURE(rules);
     const auto sparse = sparse_model("llama", rules);
-    Json written = to_sparse_attention_config(sparse.config, sparse.report);
-    written["config_groups"] = {{"group_0", sparse_group({{"sparsity_n", 3}})}};
+    const Json written = to_sparse_attention_config(sparse.config, sparse.report);
     const auto model = llama();
     const at::Tensor dense = test::logits(*model);
     const RestoredSparsity again = restored(written, *model);
@@ -128,6 +127,27 @@ TEST_CASE("the exact state comes back with bit-identical logits, and is preferre
     CHECK(at::equal(test::logits(*model), test::logits(*sparse.model)));
     CHECK_FALSE(at::equal(test::logits(*model), dense));
   }
+}
+
+TEST_CASE("groups that say something else than the exact state are refused, and so are unknown keys") {
+  const auto sparse = sparse_model("llama", kAllModules);
+  const Json written = to_sparse_attention_config(sparse.config, sparse.report);
+  const std::string disagree =
+      "config.json: $.sparse_attention_config: config_groups say something else than modelopt_cpp, expected both as "
+      "they "
+      "were written; without modelopt_cpp the groups hold";
+  Json edited = written;
+  edited["config_groups"]["group_0"]["sparsity_n"] = 3;
+  CHECK(error_of(edited) == disagree);
+  edited["config_groups"] = {{"group_0", {{"algorithm", "rocket"}}}};
+  CHECK(error_of(edited) == disagree);
+  edited = written;
+  edited["surprise"] = 1;
+  CHECK(error_of(edited) == "config.json: $.sparse_attention_config: the key surprise is not understood");
+  edited = written;
+  edited.erase("config_groups");  // nothing that could disagree
+  const auto model = llama();
+  CHECK(restored(edited, *model).config == sparse.config);
 }
 
 TEST_CASE("overrides change what a checkpoint carries, by its state or by its groups") {
