@@ -62,7 +62,8 @@ launch() {
   names+=("$name")
   (
     code=0
-    timeout --kill-after=10 "$((LIMIT - (SECONDS - started)))" "$@" >"$logs/$name" 2>&1 || code=$?
+    left=$((LIMIT - (SECONDS - started)))
+    timeout --kill-after=10 "$((left > 0 ? left : 1))" "$@" >"$logs/$name" 2>&1 || code=$?
     printf '%s %s\n' "$code" "$((SECONDS - begin))" >"$logs/$name.result"
   ) &
 }

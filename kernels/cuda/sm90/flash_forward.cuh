@@ -4,7 +4,7 @@
 //             warpgroup (producers.cuh): a warp loads K, one loads V, one takes tile numbers and loads Q.
 //             Grid = SMs. Tiles come longest first from a counter; the heads of a section share the L2 cache.
 // Registers   consumers 160 (head_dim 64 .. 128: O 64, S 48, P 12 + 12, metadata 2 with 96 sparse keys) or 240,
-//             producers 32 or 24: 65536 in all.
+//             producers 32 or 24: 65536 in all, 64512 for head_dim 256.
 // Shared      Q kRows, K and V kStages tiles of kKeys each, 128-byte swizzle, in panels of 64 elements (traits.h):
 //             192 KiB for head_dim 128 sparse.
 // Barriers    q_full/q_empty per warpgroup (64 rows each), k_full/k_empty and v_full/v_empty per stage, slot_full per
@@ -18,7 +18,7 @@
 //             constant metadata (keys 0, 1 and keys 2, 3 of each group). Which it is depends on absolute positions
 //             alone: blocks of rows lie at multiples of 64 of the position, key tiles at multiples of kKeys from the
 //             sequence's first key.
-// Overflow    With the biased reference a sum that leaves [2^-125, 2^100) marks its row and puts its tile on the CTA's
+// Overflow    With the biased reference a sum that leaves (2^-125, 2^100) marks its row and puts its tile on the CTA's
 //             list. When all tiles are done, the CTA goes through its list again with true maxima, for exactly the
 //             marked rows.
 #pragma once

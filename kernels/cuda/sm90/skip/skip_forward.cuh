@@ -2,7 +2,7 @@
 // maxima is left out inside the kernel, in one pass: no exponentials, no copy of V, no P·V.
 //
 // CTA         one query block of 128 rows: 2 consumer warpgroups of 64 rows and one producer warpgroup, of which a warp
-//             loads K, one loads V (skip_producers.cuh), one takes tile numbers and loads Q (producers.cuh). A key tile
+//             loads K, one loads V and one takes tile numbers and loads Q (skip_producers.cuh). A key tile
 //             is a key block of 128 keys. Grid = SMs; query blocks come longest first from a counter, so that what
 //             skipping makes uneven is levelled.
 // Registers   consumers 240 (head_dim 128: O 64, two tiles of scores 64 each), producers 24.
