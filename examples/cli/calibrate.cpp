@@ -11,6 +11,7 @@
 #include <modelopt/calibration/model_hash.h>
 #include <modelopt/calibration/sample_plan.h>
 #include <modelopt/config/parse.h>
+#include <modelopt/methods/calibrated_threshold.h>
 
 #include "commands.h"
 #include "exit_code.h"
@@ -77,21 +78,24 @@ calibration::CalibrationResult calibrate(const ModelSession& session, const cali
 // What a phase's thresholds come to at one length.
 struct Prediction {
   std::int64_t length = 0;
-  double threshold = 0.0;  // of the form that is applied
-  double skipped = 0.0;    // what it skips, by the table
-  double largest = 0.0;    // what any threshold can skip
-  std::optional<double> exponential_threshold, exponential_skipped;
+  double threshold = 0.0;                                            // of the form that is applied
+  double skipped = 0.0;                                              // what it skips, by the table
+  double largest = 0.0;                                              // what any threshold can skip
+  std::optional<double> exponential_threshold, exponential_skipped;  // as other readers have it: from 1 on nothing
 };
 
 std::vector<Prediction> predict(const PhaseCalibration& phase, double target) {
   std::vector<Prediction> predictions;
   for (const std::int64_t length : phase.table->lengths) {
-    Prediction prediction{.length = length, .threshold = phase.threshold(target, length, Extrapolation::kAllow)};
+    Prediction prediction{
+        .length = length,
+        .threshold = std::min(phase.threshold(target, length, Extrapolation::kAllow), methods::kLargestThreshold)};
     prediction.skipped = phase.table->share(prediction.threshold, length);
     prediction.largest = *phase.largest_sparsity(length);
     if (phase.exponential) {
       prediction.exponential_threshold = phase.exponential->threshold(target, length);
-      prediction.exponential_skipped = phase.table->share(*prediction.exponential_threshold, length);
+      prediction.exponential_skipped =
+          *prediction.exponential_threshold < 1.0 ? phase.table->share(*prediction.exponential_threshold, length) : 0.0;
     }
     predictions.push_back(prediction);
   }

@@ -43,8 +43,8 @@ struct AttentionBenchmarkRow {
   double rate = 0.0;  ///< operations of dense attention per second, or bytes in decode; rates of the same three rounds
   double rate_min = 0.0;
   double rate_max = 0.0;
-  std::optional<double> ratio;       ///< to the baseline's rate, where there is one
-  std::optional<double> of_copy;     ///< decode: the share of the bandwidth that copying reaches
+  std::optional<double> ratio;    ///< to the baseline's rate, where there is one
+  std::optional<double> of_copy;  ///< decode: the share of the bandwidth that copying reaches
   std::optional<double> difference;  ///< dense attention: ‖output − x‖ / ‖x‖, x of PyTorch's first candidate that ran
   std::optional<double> sm_clock_mhz;
 };

@@ -199,6 +199,7 @@ void add_implied_sparse_softmax(JsonObject& top, std::vector<ConfigGroup>& group
   });
   const Json* value = read_already ? nullptr : top.find("sparse_softmax");
   if (value == nullptr) return;
+  if (groups.empty()) top.fail("sparse_softmax", "groups in config_groups that it belongs to");
   JsonObject object(*value, top.origin(), top.path_of("sparse_softmax"));
   const SparseSoftmaxConfig parameters = read_sparse_softmax(object);
   object.expect_no_other_keys();

@@ -134,6 +134,7 @@ TEST_CASE("what is malformed or cannot be honoured is an error that names it") {
        group + R"(.algorithm: "rocket", expected skip_softmax or sparse_softmax, which are all that can be honoured)"},
       {"other_formula", factor + R"_(.formula: "exp(log_a + b * target_sparsity)", )_"
                                  "expected a * exp(b * target_sparsity), which is all that can be honoured"},
+      {"softmax_without_group", top + ".sparse_softmax: {}, expected groups in config_groups that it belongs to"},
       {"target_too_large", group + ".target_sparsity.prefill: 1.5, expected a number > 0 and < 1"},
       {"timestep_of_diffusion", group + ".disabled_until_timestep: 0.86, expected an integer from 0 to 2147483647"},
       {"unknown_key", group + ".threshold: 0.1, but this key is not understood here"},
