@@ -50,7 +50,7 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--kernel", options.kernel, "of the attention operator: auto, reference, cpu, sm80, sm90")
       ->check(CLI::IsMember({"auto", "reference", "cpu", "sm80", "sm90"}))
       ->group(group);
-  command.add_option("--seed", options.seed, "of sampling (default: 0)")->group(group);
+  command.add_option("--seed", options.seed, "of sampling, and of prompts that are made (default: 0)")->group(group);
   command.add_option("--threads", options.threads, "CPU threads (default: all cores)")
       ->check(CLI::Range(1, 4096))
       ->group(group);

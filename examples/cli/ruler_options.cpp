@@ -7,6 +7,7 @@
 
 #include <modelopt/checkpoint/generation_config.h>
 #include <modelopt/config/enumeration.h>
+#include <modelopt/error.h>
 
 #include "exit_code.h"
 #include "progress_bar.h"
@@ -73,7 +74,12 @@ std::vector<RulerTask> ruler_tasks(const std::vector<std::string>& names, const 
     MODELOPT_CHECK(task, UsageError, "--ruler-tasks ", name, ": expected ", config::one_of(known));
     tasks.push_back(*task);
   }
-  if (tasks.empty()) tasks = generator.fitting_tasks(*std::min_element(lengths.begin(), lengths.end()), seed);
+  if (tasks.empty()) {
+    const std::int64_t shortest = *std::min_element(lengths.begin(), lengths.end());
+    tasks = generator.fitting_tasks(shortest, seed);
+    MODELOPT_CHECK(!tasks.empty(), InvalidArgument, "prompts of ", shortest,
+                   " tokens have no room for any RULER task, expected longer ones");
+  }
   return tasks;
 }
 

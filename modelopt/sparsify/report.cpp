@@ -72,7 +72,7 @@ std::string describe(const config::MethodConfig& method) {
   if (const auto* calibration = std::get_if<config::ThresholdCalibration>(&skipping->threshold))
     add_targets(*calibration, skipping->target_sparsity, list);
   if (skipping->sparsity_n > 0) add_item(list, selection(skipping->sparsity_n, skipping->sparsity_m));
-  return list;
+  return list.empty() ? "nothing to skip" : list;
 }
 
 std::string module_names(const ModuleReport& first, const ModuleReport& last, std::size_t count) {
