@@ -22,6 +22,7 @@
 #include <modelopt/methods/calibrated_threshold.h>
 #include <modelopt/models/causal_lm.h>
 #include <modelopt/models/sampling.h>
+#include <modelopt/sparsify/dense_scope.h>
 #include <modelopt/sparsify/sparsify.h>
 #include <modelopt/util/sha256.h>
 #include <modelopt/util/version.h>
@@ -135,18 +136,6 @@ class Measurement {
   CausalLM& model_;
   const CalibrationConfig& calibration_;
   CountRecorder& recorder_;
-};
-
-// Leaves the model dense, whatever happens.
-class Desparsify {
- public:
-  explicit Desparsify(CausalLM& model) : model_(model) {}
-  ~Desparsify() { desparsify(model_); }
-  Desparsify(const Desparsify&) = delete;
-  Desparsify& operator=(const Desparsify&) = delete;
-
- private:
-  CausalLM& model_;
 };
 
 // Puts the counting method into the slots of all modules to which `config` gives a skip-softmax method; returns their
@@ -271,7 +260,7 @@ CalibrationResult calibrate(CausalLM& model, const RulerGenerator& generator, co
   const CountCache cache{calibration.cache_dir};
 
   const at::NoGradGuard no_grad;
-  const Desparsify dense_again(model);
+  const DenseScope dense_scope(model);
   const auto recorder = std::make_shared<CountRecorder>(trials_of(calibration));
   const std::vector<std::string> modules = fill_slots(model, config, options.kernel, recorder);
   Measurement measurement(model, calibration, *recorder);

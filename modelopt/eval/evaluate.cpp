@@ -16,6 +16,7 @@
 #include <modelopt/eval/windows.h>
 #include <modelopt/models/causal_lm.h>
 #include <modelopt/sparsify/attention_modules.h>
+#include <modelopt/sparsify/dense_scope.h>
 #include <modelopt/sparsify/sparsify.h>
 #include <modelopt/util/device.h>
 #include <modelopt/util/log.h>
@@ -120,18 +121,6 @@ void run_window(models::CausalLM& model, Window window, const std::vector<NamedC
   for (std::size_t i = 0; i < configs.size(); ++i) sparse[i].add(comparison.sparse[i]);
 }
 
-// Leaves the model dense, whatever happens.
-class Desparsify {
- public:
-  explicit Desparsify(models::CausalLM& model) : model_(model) {}
-  ~Desparsify() { desparsify(model_); }
-  Desparsify(const Desparsify&) = delete;
-  Desparsify& operator=(const Desparsify&) = delete;
-
- private:
-  models::CausalLM& model_;
-};
-
 std::vector<std::vector<Window>> windows_by_length(const std::vector<std::vector<std::int64_t>>& rows,
                                                    const EvalOptions& options) {
   MODELOPT_CHECK(!options.seq_lens.empty(), InvalidArgument, "no window length is given, expected at least one");
@@ -174,8 +163,7 @@ std::vector<EvalResult> evaluate(models::CausalLM& model, const std::vector<std:
   for (std::size_t i = 0; i < all_windows.size(); ++i)
     total += static_cast<std::int64_t>(all_windows[i].size()) * options.seq_lens[i];
 
-  const Desparsify dense_again(model);
-  desparsify(model);  // what it came with is no part of any run, nor of its warnings
+  const DenseScope dense_scope(model);  // what it came with is no part of any run, nor of its warnings
   warm_up(model, all_windows, configs, options.kernel);
 
   std::vector<EvalResult> results;

@@ -8,6 +8,7 @@
 #include <modelopt/models/causal_lm.h>
 #include <modelopt/models/generate.h>
 #include <modelopt/sparsify/attention_modules.h>
+#include <modelopt/sparsify/dense_scope.h>
 #include <modelopt/sparsify/sparsify.h>
 
 namespace modelopt::eval {
@@ -97,18 +98,6 @@ class RulerRun {
   const RulerOptions& options_;
 };
 
-// Leaves the model dense, whatever happens.
-class Desparsify {
- public:
-  explicit Desparsify(models::CausalLM& model) : model_(model) {}
-  ~Desparsify() { desparsify(model_); }
-  Desparsify(const Desparsify&) = delete;
-  Desparsify& operator=(const Desparsify&) = delete;
-
- private:
-  models::CausalLM& model_;
-};
-
 std::vector<RulerSample> make_samples(const RulerGenerator& generator, RulerTask task, std::int64_t length,
                                       const RulerOptions& options) {
   std::vector<RulerSample> samples;
@@ -127,7 +116,7 @@ nlohmann::ordered_json nullable(const std::optional<double>& value) {
 std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const RulerGenerator& generator,
                                         const std::vector<NamedConfig>& configs, const RulerOptions& options) {
   check(options);
-  const Desparsify dense_again(model);
+  const DenseScope dense_scope(model);
   RulerRun run(model, generator.tokenizer(), options);
   const auto runs = std::ssize(configs) + 1;
   std::int64_t total = 0, done = 0;
