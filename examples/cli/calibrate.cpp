@@ -10,6 +10,7 @@
 #include <modelopt/calibration/calibrate.h>
 #include <modelopt/calibration/model_hash.h>
 #include <modelopt/calibration/sample_plan.h>
+#include <modelopt/checkpoint/export/upstream_differences.h>
 #include <modelopt/config/parse.h>
 #include <modelopt/methods/calibrated_threshold.h>
 
@@ -81,7 +82,7 @@ struct Prediction {
   double threshold = 0.0;                                            // of the form that is applied
   double skipped = 0.0;                                              // what it skips, by the table
   double largest = 0.0;                                              // what any threshold can skip
-  std::optional<double> exponential_threshold, exponential_skipped;  // as other readers have it: from 1 on nothing
+  std::optional<double> exponential_threshold, exponential_skipped;  // as other readers have it
 };
 
 std::vector<Prediction> predict(const PhaseCalibration& phase, double target) {
@@ -94,8 +95,7 @@ std::vector<Prediction> predict(const PhaseCalibration& phase, double target) {
     prediction.largest = *phase.largest_sparsity(length);
     if (phase.exponential) {
       prediction.exponential_threshold = phase.exponential->threshold(target, length);
-      prediction.exponential_skipped =
-          *prediction.exponential_threshold < 1.0 ? phase.table->share(*prediction.exponential_threshold, length) : 0.0;
+      prediction.exponential_skipped = checkpoint::share_for_other_readers(phase, target, length);
     }
     predictions.push_back(prediction);
   }

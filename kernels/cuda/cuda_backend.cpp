@@ -239,7 +239,9 @@ class CudaBackend : public Backend {
   /// Why the kernels do not run on such a GPU, whatever the problem.
   [[nodiscard]] virtual std::optional<std::string> wrong_gpu(Capability gpu) const = 0;
   /// Why they do not take such a problem of CUDA tensors.
-  [[nodiscard]] virtual std::optional<std::string> unsupported_by_kernels(const AttentionTraits& traits) const = 0;
+  [[nodiscard]] virtual std::optional<std::string> unsupported_by_kernels(const AttentionTraits&) const {
+    return std::nullopt;
+  }
 
  private:
   Run run_;
@@ -256,9 +258,6 @@ class Sm80Backend final : public CudaBackend {
     if (gpu.major < 8) {
       return str("needs a GPU of compute capability 8.0 or newer, this one has ", gpu.major, ".", gpu.minor);
     }
-    return std::nullopt;
-  }
-  [[nodiscard]] std::optional<std::string> unsupported_by_kernels(const AttentionTraits&) const override {
     return std::nullopt;
   }
 };

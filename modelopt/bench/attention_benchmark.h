@@ -55,8 +55,7 @@ struct AttentionBenchmark {
 };
 
 /// Throws Unsupported if the operator cannot run the problem with `kernel` or the device has too little memory for it,
-/// InvalidArgument for a baseline that is no
-/// candidate.
+/// InvalidArgument for a baseline that is no candidate.
 [[nodiscard]] AttentionBenchmark benchmark_attention(const AttentionBenchmarkOptions& options);
 
 }  // namespace modelopt::bench

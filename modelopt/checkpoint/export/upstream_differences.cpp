@@ -107,11 +107,11 @@ void add_unsaid(const SparsifyReport& report, std::vector<std::string>& sentence
 
 // --- what the exponential misses ----------------------------------------------------------------------------------
 
-// The share that the exponential's threshold skips by the table; from 1 on readers skip nothing.
+// How sure the table is of the share that other readers skip.
 std::string share_of_exponential(const PhaseCalibration& phase, double target, std::int64_t length) {
   const double threshold = phase.exponential->threshold(target, length);
-  if (threshold >= 1.0) return "0";
-  const std::string share = rounded(phase.table->share(threshold, length));
+  const std::string share = rounded(share_for_other_readers(phase, target, length));
+  if (threshold >= 1.0) return share;
   if (threshold < phase.table->thresholds.front()) return "at most " + share;
   return threshold > phase.table->thresholds.back() ? "at least " + share : share;
 }
@@ -145,6 +145,11 @@ void add_missed(const SparsifyReport& report, std::vector<std::string>& sentence
 }
 
 }  // namespace
+
+double share_for_other_readers(const PhaseCalibration& calibration, double target_sparsity, std::int64_t length) {
+  const double threshold = calibration.exponential->threshold(target_sparsity, length);
+  return threshold < 1.0 ? calibration.table->share(threshold, length) : 0.0;
+}
 
 std::vector<std::string> upstream_differences(const SparsifyReport& report) {
   std::vector<std::string> sentences;

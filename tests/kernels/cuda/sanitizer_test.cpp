@@ -9,6 +9,17 @@
 using namespace modelopt::kernels;
 using namespace modelopt::kernels::testing;
 
+namespace {
+
+CaseShape small_shape(const TestedBackend& backend, const std::vector<Lengths>& lengths, std::int64_t head_dim,
+                      at::ScalarType dtype, Storage storage) {
+  return shape_for(
+      backend,
+      {.lengths = lengths, .heads = 2, .kv_heads = 1, .head_dim = head_dim, .dtype = dtype, .storage = storage});
+}
+
+}  // namespace
+
 TEST_CASE("sanitizer: every kernel family once", "[sanitizer]") {
   const std::vector<std::vector<Lengths>> batches{{{70, 70}, {1, 33}, {5, 0}, {130, 200}}, {{1, 700}, {1, 3}}};
   const std::vector<Setting> settings{{},
@@ -19,12 +30,7 @@ TEST_CASE("sanitizer: every kernel family once", "[sanitizer]") {
     for (const auto dtype : backend.dtypes) {
       for (const std::int64_t head_dim : {64, 72, 128, 256}) {
         for (const auto& lengths : batches) {
-          const CaseShape shape = shape_for(backend, {.lengths = lengths,
-                                                      .heads = 2,
-                                                      .kv_heads = 1,
-                                                      .head_dim = head_dim,
-                                                      .dtype = dtype,
-                                                      .storage = Storage::kPoisoned});
+          const CaseShape shape = small_shape(backend, lengths, head_dim, dtype, Storage::kPoisoned);
           const AttentionArgs args = make_args(shape);
           for (const Setting& setting : settings) {
             if (lengths.front().q == 1 && setting.sparsity_n > 0) continue;  // phase auto: decode is dense
@@ -45,12 +51,7 @@ TEST_CASE("sanitizer: every kernel that skips blocks once", "[sanitizer]") {
     for (const auto dtype : backend.dtypes) {
       for (const std::int64_t head_dim : {64, 72, 256}) {
         for (const auto& lengths : batches) {
-          const CaseShape shape = shape_for(backend, {.lengths = lengths,
-                                                      .heads = 2,
-                                                      .kv_heads = 1,
-                                                      .head_dim = head_dim,
-                                                      .dtype = dtype,
-                                                      .storage = Storage::kPoisonedAligned});
+          const CaseShape shape = small_shape(backend, lengths, head_dim, dtype, Storage::kPoisonedAligned);
           for (const Setting& setting : settings) {
             AttentionArgs args = on_backend(with_setting(make_args(shape), setting), backend);
             args.collect_stats = true;
@@ -72,12 +73,7 @@ TEST_CASE("sanitizer: blocks of 128 x 128 once, with one threshold and one of ea
       for (const std::int64_t head_dim : {72, 128}) {
         BlockCounts counts;
         for (const auto& lengths : batches) {
-          const CaseShape shape = shape_for(backend, {.lengths = lengths,
-                                                      .heads = 2,
-                                                      .kv_heads = 1,
-                                                      .head_dim = head_dim,
-                                                      .dtype = dtype,
-                                                      .storage = Storage::kPoisonedAligned});
+          const CaseShape shape = small_shape(backend, lengths, head_dim, dtype, Storage::kPoisonedAligned);
           AttentionArgs args = on_backend(with_setting(make_args(shape), {.lambda = 0.9}), backend);
           for (const SequenceRows& rows : sequences_of(args)) {  // a block that lies behind the one before
             if (rows.k_len >= 256) args.k.narrow(0, rows.k_start + 128, 128).zero_();
@@ -110,12 +106,8 @@ TEST_CASE("sanitizer: every backward kernel once", "[sanitizer]") {
   for (const TestedBackend& backend : tested_backends()) {
     for (const auto dtype : backend.dtypes) {
       for (const std::int64_t head_dim : {64, 72, 256}) {
-        const CaseShape shape = shape_for(backend, {.lengths = {{70, 70}, {1, 33}, {5, 0}, {130, 200}},
-                                                    .heads = 2,
-                                                    .kv_heads = 1,
-                                                    .head_dim = head_dim,
-                                                    .dtype = dtype,
-                                                    .storage = Storage::kPoisoned});
+        const CaseShape shape =
+            small_shape(backend, {{70, 70}, {1, 33}, {5, 0}, {130, 200}}, head_dim, dtype, Storage::kPoisoned);
         for (const Setting& setting : settings) {
           AttentionArgs args = on_device(on_backend(with_setting(make_args(shape), setting), backend), backend.device);
           for (at::Tensor* t : {&args.q, &args.k, &args.v}) *t = t->detach().requires_grad_(true);

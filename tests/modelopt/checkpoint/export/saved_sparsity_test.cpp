@@ -134,8 +134,7 @@ TEST_CASE("groups that say something else than the exact state are refused, and 
   const Json written = to_sparse_attention_config(sparse.config, sparse.report);
   const std::string disagree =
       "config.json: $.sparse_attention_config: config_groups say something else than modelopt_cpp, expected both as "
-      "they "
-      "were written; without modelopt_cpp the groups hold";
+      "they were written; without modelopt_cpp the groups hold";
   Json edited = written;
   edited["config_groups"]["group_0"]["sparsity_n"] = 3;
   CHECK(error_of(edited) == disagree);
