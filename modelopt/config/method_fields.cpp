@@ -137,9 +137,12 @@ std::vector<MethodField> skip_softmax_fields() {
 
 void check_phase(std::string_view phase, bool calibrated, const std::optional<double>& target,
                  const nlohmann::ordered_json& targets, std::vector<FieldProblem>& problems) {
-  if (!calibrated || target) return;
-  problems.push_back({"target_sparsity", "", targets.is_null() ? "missing" : shown(targets),
-                      str("a target for ", phase, ", which threshold_calibration has")});
+  if (calibrated && !target)
+    problems.push_back({"target_sparsity", "", targets.is_null() ? "missing" : shown(targets),
+                        str("a target for ", phase, ", which threshold_calibration has")});
+  if (!calibrated && target.value_or(0.0) > 0.0)
+    problems.push_back(
+        {"target_sparsity", str(".", phase), shown(*target), str("0 or none: threshold_calibration has no ", phase)});
 }
 
 std::vector<FieldProblem> skip_softmax_contradictions(const MethodConfig& method) {

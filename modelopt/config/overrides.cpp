@@ -59,8 +59,33 @@ std::string key_in(const ordered_json& rule, const std::string& field) {
   return field;
 }
 
+// Whether a rule of some method can have this field, and so be without it.
+bool is_method_field(const std::string& field) {
+  for (const MethodDescriptor& method : method_descriptors())
+    for (const Field<MethodConfig>& known : method.fields)
+      if (known.name == field || (!known.alias.empty() && known.alias == field)) return true;
+  return false;
+}
+
+// The fields of which a rule may have only one: the assigned one replaces the others.
+void remove_alternatives(ordered_json& rule, const std::string& field) {
+  for (const MethodDescriptor& method : method_descriptors()) {
+    for (const Field<MethodConfig>& known : method.fields) {
+      if (known.name != field || known.one_of.empty()) continue;
+      for (const Field<MethodConfig>& other : method.fields)
+        if (other.name != field && other.one_of == known.one_of) rule.erase(std::string(other.name));
+    }
+  }
+}
+
 void set_field(ordered_json& rule, const Assignment& assignment) {
-  rule[key_in(rule, assignment.field)] = assignment.value;
+  const std::string key = key_in(rule, assignment.field);
+  if (assignment.value.is_null() && is_method_field(assignment.field)) {
+    rule.erase(key);
+    return;
+  }
+  remove_alternatives(rule, assignment.field);
+  rule[key] = assignment.value;
 }
 
 bool is_enabled_rule(const std::string& key, const ordered_json& rule) {
@@ -69,6 +94,10 @@ bool is_enabled_rule(const std::string& key, const ordered_json& rule) {
 
 void apply(ordered_json& sparse_cfg, const std::string& text, std::string_view origin) {
   const Assignment assignment = parse_assignment(text, origin);
+  if (!assignment.pattern && assignment.field == "calibration" && assignment.value.is_null()) {
+    sparse_cfg.erase("calibration");
+    return;
+  }
   if (assignment.pattern == "calibration") {
     sparse_cfg["calibration"][assignment.field] = assignment.value;
     return;

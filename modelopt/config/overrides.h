@@ -17,7 +17,9 @@ namespace modelopt::config {
 ///   calibration.FIELD=VALUE  sets it in the calibration block
 ///
 /// VALUE is JSON (`2`, `false`, `"fused"`); what does not parse as JSON is a string (`fused`). A field may be named by
-/// its alias and replaces the value under either name.
+/// its alias and replaces the value under either name. Of fields that exclude one another (thresholds,
+/// skip_softmax_threshold, threshold_calibration) the assigned one replaces the others. null takes a field out of a
+/// rule, which then has its default, and `calibration=null` the calibration block.
 ///
 /// Throws ConfigError, naming the assignment, if it has not this form, if no rule has the pattern, or if no rule is
 /// enabled.

@@ -45,6 +45,7 @@ class Reader {
     }
     if (!root.contains("sparse_cfg")) problem("$.sparse_cfg", "missing", "an object of patterns");
     check_chunks(config);
+    if (problems_.empty()) check_targets(config);  // a threshold that could not be read would seem to be absent
     return config;
   }
 
@@ -235,6 +236,25 @@ class Reader {
               str("-1 or a multiple of br = ", parameters->br));
       return;
     }
+  }
+
+  // A target comes true by a calibration alone, done or ordered.
+  void check_targets(const SparseAttentionConfig& config) {
+    if (config.calibration) return;
+    for (const PatternRule& entry : config.rules) check_targets(json_path("$.sparse_cfg", entry.pattern), entry.rule);
+    check_targets("$.sparse_cfg.default", config.default_rule);
+  }
+
+  void check_targets(const std::string& path, const Rule& rule) {
+    const SkipSoftmaxConfig* parameters = rule.enable && rule.method ? skip_softmax_parameters(*rule.method) : nullptr;
+    if (parameters == nullptr || std::holds_alternative<ThresholdCalibration>(parameters->threshold)) return;
+    const auto check_phase = [&](std::string_view phase, const std::optional<double>& target) {
+      if (target)
+        problem(str(path, ".target_sparsity.", phase), shown(*target),
+                str("a threshold_calibration for ", phase, ", or a calibration block beside the patterns"));
+    };
+    check_phase("prefill", parameters->target_sparsity.prefill);
+    check_phase("decode", parameters->target_sparsity.decode);
   }
 
   void read_backend(std::string_view path, const ordered_json& value, const MethodDescriptor& descriptor,

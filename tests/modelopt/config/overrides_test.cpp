@@ -99,6 +99,47 @@ TEST_CASE("the calibration block is set by its fields") {
   CHECK(config.calibration->target_sparse_ratio == PhaseTargets{.prefill = 0.3, .decode = std::nullopt});
 }
 
+TEST_CASE("of fields that exclude one another the one that is set replaces the others") {
+  const auto threshold = [](const std::string& preset, const std::vector<std::string>& assignments) {
+    const auto config = load_config(preset, assignments);
+    return skip_softmax_parameters(*config.rules.at(0).rule.method)->threshold;
+  };
+  const SkipThreshold by_phase = PhaseThresholds{.prefill = {0.01}, .decode = {}};
+  const std::string thresholds = R"(thresholds={"prefill": 0.01})";
+  CHECK(threshold("SKIP_SOFTMAX_TRITON_DEFAULT", {thresholds}) == by_phase);
+  CHECK(threshold("SKIP_SOFTMAX_DEFAULT", {"skip_softmax_threshold=0.25"}) == SkipThreshold(0.25));
+  CHECK(threshold("SKIP_SOFTMAX_DEFAULT", {"*attn*.skip_softmax_threshold=0.25", thresholds}) == by_phase);
+  CHECK(threshold("SKIP_SOFTMAX_DEFAULT", {thresholds, "skip_softmax_threshold=0.25"}) == SkipThreshold(0.25));
+}
+
+TEST_CASE("null takes a field out of a rule, and a calibration block out of the configuration") {
+  CHECK(parameters(with({"num_sink_tokens=null"}), 0).num_sink_tokens == 0);  // by its alias; rule 1 has none
+  CHECK(parameters(with({"model.layers.0.*.sparsity_n=null"}), 1).sparsity_n == 2);
+  CHECK(parameters(with({"sparsity_n=null", "sparsity_n=3"}), 1).sparsity_n == 3);
+
+  constexpr const char* kCalibrated = R"({"sparse_cfg": {"calibration": {}, "*attn*": {"method": "skip_softmax",
+      "target_sparsity": {"prefill": 0.4}, "threshold_calibration": {"br": 128, "bc": 128,
+      "prefill": {"form": "exponential", "exponential": {"a": 7.9, "b": 8.6}}}}}})";
+  const auto fixed =
+      parse_config(kCalibrated, "test", {"skip_softmax_threshold=0.2", "target_sparsity=null", "calibration=null"});
+  CHECK_FALSE(fixed.calibration);
+  CHECK(*skip_softmax_parameters(*fixed.rules[0].rule.method) == SkipSoftmaxConfig{.threshold = 0.2});
+  CHECK(message_of({"skip_softmax_threshold=0.2", "calibration=null"}, kCalibrated) ==
+        "test with skip_softmax_threshold=0.2 calibration=null: $.sparse_cfg[\"*attn*\"].target_sparsity.prefill: 0.4, "
+        "expected a threshold_calibration for prefill, or a calibration block beside the patterns");
+}
+
+TEST_CASE("null for what a rule cannot be without is refused") {
+  CHECK(
+      message_of({"*attn*.nonsense=null"})
+          .starts_with(R"(test with *attn*.nonsense=null: $.sparse_cfg["*attn*"].nonsense: unknown key (value null))"));
+  CHECK(message_of({"*attn*.backend=null"}) ==
+        R"(test with *attn*.backend=null: $.sparse_cfg["*attn*"].backend: null, expected fused or triton with method )"
+        "triton_sparse_softmax");
+  CHECK(message_of({"*attn*.enable=null"}) ==
+        R"(test with *attn*.enable=null: $.sparse_cfg["*attn*"].enable: null, expected true or false)");
+}
+
 TEST_CASE("assignments without the form, or for no rule, are refused") {
   CHECK(message_of({"sparsity_n"}) ==
         "test: sparsity_n: not an assignment, expected FIELD=VALUE or PATTERN.FIELD=VALUE");

@@ -18,6 +18,10 @@ std::string rule(const std::string& method, const std::string& members) {
   return R"({"sparse_cfg": {"*attn*": {"method": ")" + method + "\"" + (members.empty() ? "" : ", " + members) + "}}}";
 }
 std::string skip(const std::string& members) { return rule("skip_softmax", members); }
+// The same beside an order to calibrate, in which targets are to the point.
+std::string ordered(const std::string& members) {
+  return R"({"sparse_cfg": {"calibration": {}, "*attn*": {"method": "skip_softmax", )" + members + "}}}";
+}
 std::string calibration(const std::string& members) {
   return R"({"sparse_cfg": {"calibration": {)" + members + R"(}, "*attn*": {"method": "flash_skip_softmax"}}})";
 }
@@ -57,7 +61,7 @@ TEST_CASE("every parameter of skip-softmax is read") {
                                    .dense_window_size = 16,
                                    .export_sparse_softmax = true,
                                    .backend = MethodBackend::kEager};
-  CHECK(parameters(skip(R"("thresholds": {"prefill": [0.1, 0.2], "decode": [0.01, 0.3]}, "br": 64, "bc": 72,
+  CHECK(parameters(ordered(R"("thresholds": {"prefill": [0.1, 0.2], "decode": [0.01, 0.3]}, "br": 64, "bc": 72,
       "target_sparsity": {"prefill": 0.5}, "initial_disabled_steps": 5, "collect_stats": true, "is_causal": false,
       "sparsity_n": 3, "sparsity_m": 8, "dense_sink_tokens": 4, "dense_recent_tokens": 16,
       "export_sparse_softmax": true, "backend": "pytorch")")) == expected);
@@ -80,8 +84,9 @@ TEST_CASE("a threshold is a number, or a number or a list by phase") {
 }
 
 TEST_CASE("a target is a share for both phases or by phase") {
-  CHECK(parameters(skip(R"("target_sparsity": 0.3)")).target_sparsity == PhaseTargets{.prefill = 0.3, .decode = 0.3});
-  CHECK(parameters(skip(R"("target_sparsity": {"decode": 0})")).target_sparsity ==
+  CHECK(parameters(ordered(R"("target_sparsity": 0.3)")).target_sparsity ==
+        PhaseTargets{.prefill = 0.3, .decode = 0.3});
+  CHECK(parameters(ordered(R"("target_sparsity": {"decode": 0})")).target_sparsity ==
         PhaseTargets{.prefill = std::nullopt, .decode = 0.0});
 }
 
@@ -168,11 +173,31 @@ TEST_CASE("a calibration goes with its block size and a target for each of its p
       parameters(skip(kCalibrated + R"(, "target_sparsity": {"prefill": 0.5})")).threshold));
   CHECK(message_of(skip(kCalibrated)) ==
         kRule + ".target_sparsity: missing, expected a target for prefill, which threshold_calibration has");
-  CHECK(message_of(skip(kCalibrated + R"(, "target_sparsity": 0.5, "br": 64)")) ==
+  CHECK(message_of(skip(kCalibrated + R"(, "target_sparsity": {"prefill": 0.5}, "br": 64)")) ==
         kRule + ".br: 64, expected 128, for which threshold_calibration holds");
   CHECK(message_of(skip(R"("threshold_calibration": {"br": 128, "bc": 128, "prefill": {"form": "line"}})")) ==
         kRule + ".threshold_calibration.prefill.form: \"line\", expected exponential or table");
   CHECK(message_of(skip(R"("threshold_calibration": 3)")) == kRule + ".threshold_calibration: 3, expected an object");
+}
+
+TEST_CASE("a target that nothing can reach is refused, by its phase") {
+  const auto message = [](const std::string& phase, const std::string& target) {
+    return str(".target_sparsity.", phase, ": ", target, ", expected a threshold_calibration for ", phase,
+               ", or a calibration block beside the patterns");
+  };
+  CHECK(message_of(skip(R"("target_sparsity": 0.5)")) ==
+        kRule + message("prefill", "0.5") + "\n" + kRule + message("decode", "0.5"));
+  CHECK(message_of(skip(R"("skip_softmax_threshold": 0.1, "target_sparsity": {"decode": 0.25})")) ==
+        kRule + message("decode", "0.25"));
+  CHECK(message_of(
+            R"({"sparse_cfg": {"default": {"method": "flash_skip_softmax", "target_sparsity": {"prefill": 0}}}})") ==
+        "test: $.sparse_cfg.default" + message("prefill", "0.0"));
+  CHECK(message_of(ordered(R"("target_sparsity": 0.5)")) == "no error");
+  CHECK(message_of(skip(R"("enable": false, "target_sparsity": 0.5)")) == "no error");
+  // what was calibrated is prefill alone
+  CHECK(message_of(skip(kCalibrated + R"(, "target_sparsity": {"prefill": 0.5, "decode": 0.5})")) ==
+        kRule + ".target_sparsity.decode: 0.5, expected 0 or none: threshold_calibration has no decode");
+  CHECK(message_of(skip(kCalibrated + R"(, "target_sparsity": {"prefill": 0.5, "decode": 0})")) == "no error");
 }
 
 TEST_CASE("every field of the calibration block is read, and the others are upstream's") {
