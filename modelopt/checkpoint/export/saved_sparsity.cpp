@@ -49,13 +49,22 @@ void check_groups(const Json& sparsity, const SparsifyReport& report, const std:
                  ", expected both as they were written; without ", kSavedStateKey, " the groups hold");
 }
 
+// The configuration without what means something on the machine that calibrated alone.
+config::SparseAttentionConfig without_paths(config::SparseAttentionConfig config) {
+  if (config.calibration) {
+    config.calibration->cache_dir.clear();
+    config.calibration->data_dir.clear();
+  }
+  return config;
+}
+
 }  // namespace
 
 Json to_sparse_attention_config(const config::SparseAttentionConfig& config, const SparsifyReport& report) {
   Json result;
   result[kGroupsKey] = to_json(group_modules(report));
   result[kProducerKey] = {{"name", "modelopt"}, {"version", version()}};
-  result[std::string(kSavedStateKey)] = sparsity_state(config, report);
+  result[std::string(kSavedStateKey)] = sparsity_state(without_paths(config), report);
   return result;
 }
 

@@ -21,7 +21,7 @@ namespace modelopt::checkpoint {
 inline constexpr std::string_view kSavedStateKey = "modelopt_cpp";
 
 /// `sparse_attention_config` for config.json: `config_groups` for other readers (module_groups.h), `producer`, and the
-/// exact state. `report` is what sparsify() returned for `config`.
+/// exact state, in which the calibration block names no paths. `report` is what sparsify() returned for `config`.
 [[nodiscard]] nlohmann::ordered_json to_sparse_attention_config(const config::SparseAttentionConfig& config,
                                                                 const SparsifyReport& report);
 

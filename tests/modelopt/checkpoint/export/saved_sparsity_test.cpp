@@ -129,6 +129,15 @@ TEST_CASE("the exact state comes back with bit-identical logits") {
   }
 }
 
+TEST_CASE("a calibration block is written without the paths of the machine that calibrated") {
+  auto sparse = sparse_model("llama", test::kCalibrated);
+  sparse.config.calibration =
+      config::CalibrationConfig{.samples = 7, .cache_dir = "/somewhere/cache", .data_dir = "/somewhere/texts"};
+  const Json written = to_sparse_attention_config(sparse.config, sparse.report);
+  CHECK(written.dump().find("somewhere") == std::string::npos);
+  CHECK(restored(written).config.calibration == config::CalibrationConfig{.samples = 7});
+}
+
 TEST_CASE("groups that say something else than the exact state are refused, and so are unknown keys") {
   const auto sparse = sparse_model("llama", kAllModules);
   const Json written = to_sparse_attention_config(sparse.config, sparse.report);
