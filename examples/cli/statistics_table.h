@@ -19,8 +19,8 @@ void add_stats_option(CLI::App& command, bool& wanted);
 /// Whether a rule of the configuration is a skip-softmax method.
 [[nodiscard]] bool has_skip_softmax(const config::SparseAttentionConfig& config);
 
-/// A row for each module and phase, with the range over head groups, and below a line for each phase with calibrated
-/// thresholds; empty without statistics.
+/// A row for each module and phase, with the range over head groups and what trial thresholds would skip, and below a
+/// line for each phase with calibrated thresholds; empty without statistics.
 [[nodiscard]] std::string statistics_table(const eval::AttentionStatistics& statistics);
 
 }  // namespace modelopt::cli

@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <modelopt/attention/attention_call.h>
 
@@ -45,6 +46,8 @@ struct AttentionPlan {
   std::optional<at::Tensor> skip_softmax_lambda;  ///< fp32 [B] on q's device, instead of the threshold
   std::int64_t skip_softmax_br = 128;
   std::int64_t skip_softmax_bc = 128;
+  /// Thresholds that are not applied: with collect_stats, the blocks that each would skip are counted in a pass beside.
+  std::vector<double> trial_thresholds;
   /// Set: attention is computed eagerly (scores, this softmax, product with V) instead of by the operator.
   SoftmaxFunction softmax;
   /// Set: this computes the call, [total_q, Hq, D], and nothing else of the plan applies: for methods that measure.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include <modelopt/error.h>
 
@@ -11,6 +12,20 @@ namespace {
 std::optional<double> share(std::int64_t part, std::int64_t whole) {
   if (whole == 0) return std::nullopt;
   return static_cast<double>(part) / static_cast<double>(whole);
+}
+
+// int64 [key heads, n] on the CPU of counters [B, heads, n].
+at::Tensor sum_by_key_head(const at::Tensor& counters, std::int64_t key_heads) {
+  return counters.sum(0).unflatten(0, {key_heads, -1}).sum(1).to(at::kCPU).contiguous();
+}
+
+void add_trial(std::vector<TrialSkips>& trials, const TrialSkips& more) {
+  const auto known = std::find_if(trials.begin(), trials.end(),
+                                  [&](const TrialSkips& trial) { return trial.threshold == more.threshold; });
+  if (known == trials.end())
+    trials.push_back(more);
+  else
+    known->blocks_skipped += more.blocks_skipped;
 }
 
 }  // namespace
@@ -31,11 +46,19 @@ void AttentionStatistics::add(attention::Phase phase, const std::vector<models::
   for (const models::ModuleStats& module : modules) {
     MODELOPT_CHECK(key_heads > 0 && module.stats.size(1) % key_heads == 0, InvalidArgument, module.module, " has ",
                    module.stats.size(1), " heads, expected a multiple of the ", key_heads, " key heads");
-    // [key heads, 4]
-    const at::Tensor sums = module.stats.sum(0).unflatten(0, {key_heads, -1}).sum(1).to(at::kCPU).contiguous();
-    const auto* values = sums.const_data_ptr<std::int64_t>();
-    for (std::int64_t key_head = 0; key_head < key_heads; ++key_head, values += 4)
-      counts_of(module.module, phase, key_head) += {values[0], values[1], values[2], values[3]};
+    const at::Tensor sums = sum_by_key_head(module.stats, key_heads);
+    const auto counts = sums.accessor<std::int64_t, 2>();
+    for (std::int64_t key_head = 0; key_head < key_heads; ++key_head) {
+      const auto row = counts[key_head];
+      group_of(module.module, phase, key_head).counts += {row[0], row[1], row[2], row[3]};
+    }
+    if (module.trials.thresholds.empty()) continue;
+    const at::Tensor skipped = sum_by_key_head(module.trials.skipped, key_heads);
+    for (std::int64_t key_head = 0; key_head < key_heads; ++key_head) {
+      const auto* of_trials = skipped.const_data_ptr<std::int64_t>() + key_head * skipped.size(1);
+      for (const double threshold : module.trials.thresholds)
+        add_trial(group_of(module.module, phase, key_head).trials, {threshold, *of_trials++});
+    }
   }
 }
 
@@ -44,20 +67,23 @@ void AttentionStatistics::add(attention::Phase phase, const attention::Threshold
 }
 
 AttentionStatistics& AttentionStatistics::operator+=(const AttentionStatistics& other) {
-  for (const HeadGroupStatistics& group : other.groups_)
-    counts_of(group.module, group.phase, group.key_head) += group.counts;
+  for (const HeadGroupStatistics& group : other.groups_) {
+    HeadGroupStatistics& sum = group_of(group.module, group.phase, group.key_head);
+    sum.counts += group.counts;
+    for (const TrialSkips& trial : group.trials) add_trial(sum.trials, trial);
+  }
   prefill_thresholds_ += other.prefill_thresholds_;
   decode_thresholds_ += other.decode_thresholds_;
   return *this;
 }
 
-AttentionCounts& AttentionStatistics::counts_of(const std::string& module, attention::Phase phase,
-                                                std::int64_t key_head) {
+HeadGroupStatistics& AttentionStatistics::group_of(const std::string& module, attention::Phase phase,
+                                                   std::int64_t key_head) {
   const auto known = std::find_if(groups_.begin(), groups_.end(), [&](const HeadGroupStatistics& group) {
     return group.key_head == key_head && group.phase == phase && group.module == module;
   });
-  if (known != groups_.end()) return known->counts;
-  return groups_.emplace_back(HeadGroupStatistics{module, phase, key_head, {}}).counts;
+  if (known != groups_.end()) return *known;
+  return groups_.emplace_back(HeadGroupStatistics{module, phase, key_head, {}, {}});
 }
 
 AttentionCounts AttentionStatistics::total() const {
@@ -83,6 +109,11 @@ nlohmann::ordered_json to_json(const AttentionStatistics& statistics) {
   };
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   for (const HeadGroupStatistics& group : statistics.groups()) {
+    nlohmann::ordered_json trials = nlohmann::ordered_json::array();
+    for (const TrialSkips& trial : group.trials)
+      trials.push_back({{"threshold", trial.threshold},
+                        {"blocks_skipped", trial.blocks_skipped},
+                        {"skipped_fraction", nullable(share(trial.blocks_skipped, group.counts.blocks_visible))}});
     json.push_back({{"module", group.module},
                     {"phase", to_string(group.phase)},
                     {"key_head", group.key_head},
@@ -91,7 +122,8 @@ nlohmann::ordered_json to_json(const AttentionStatistics& statistics) {
                     {"pairs_visible", group.counts.pairs_visible},
                     {"pairs_attended", group.counts.pairs_attended},
                     {"skipped_fraction", nullable(group.counts.skipped_fraction())},
-                    {"kept_fraction", nullable(group.counts.kept_fraction())}});
+                    {"kept_fraction", nullable(group.counts.kept_fraction())},
+                    {"trials", std::move(trials)}});
   }
   return json;
 }

@@ -29,12 +29,21 @@ struct AttentionCounts {
   bool operator==(const AttentionCounts&) const = default;
 };
 
+/// Blocks that a threshold which was not applied would have skipped.
+struct TrialSkips {
+  double threshold = 0.0;
+  std::int64_t blocks_skipped = 0;
+
+  bool operator==(const TrialSkips&) const = default;
+};
+
 /// One head group (the query heads that share a key head) of one module in one phase.
 struct HeadGroupStatistics {
   std::string module;  ///< e.g. "model.layers.3.self_attn"
   attention::Phase phase = attention::Phase::kPrefill;
   std::int64_t key_head = 0;
   AttentionCounts counts;
+  std::vector<TrialSkips> trials;  ///< of the rule's trial thresholds, in their order; of counts.blocks_visible each
 
   bool operator==(const HeadGroupStatistics&) const = default;
 };
@@ -58,14 +67,15 @@ class AttentionStatistics {
   [[nodiscard]] bool empty() const { return groups_.empty(); }
 
  private:
-  AttentionCounts& counts_of(const std::string& module, attention::Phase phase, std::int64_t key_head);
+  HeadGroupStatistics& group_of(const std::string& module, attention::Phase phase, std::int64_t key_head);
 
   std::vector<HeadGroupStatistics> groups_;
   attention::ThresholdCounts prefill_thresholds_, decode_thresholds_;
 };
 
 /// [{"module": …, "phase": "prefill" | "decode", "key_head": …, "blocks_visible": …, "blocks_skipped": …,
-/// "pairs_visible": …, "pairs_attended": …, "skipped_fraction": …, "kept_fraction": …}, …]; fractions may be null.
+/// "pairs_visible": …, "pairs_attended": …, "skipped_fraction": …, "kept_fraction": …, "trials": [{"threshold": …,
+/// "blocks_skipped": …, "skipped_fraction": …}, …]}, …]; fractions may be null.
 [[nodiscard]] nlohmann::ordered_json to_json(const AttentionStatistics& statistics);
 
 /// {"prefill": {"calibrated": …, "out_of_range": …, "clamped": …}, "decode": {…}}

@@ -90,17 +90,30 @@ EvalResult sparse_result(const EvalResult& dense, const Tally& sparse, const std
   return result;
 }
 
+// Whether an enabled rule has trial thresholds: counting them is a second pass over all scores.
+bool has_trials(const config::SparseAttentionConfig& config) {
+  const auto holds = [](const config::Rule& rule) {
+    const auto* parameters = rule.enable && rule.method ? config::skip_softmax_parameters(*rule.method) : nullptr;
+    const auto* thresholds =
+        parameters != nullptr ? std::get_if<config::PhaseThresholds>(&parameters->threshold) : nullptr;
+    return thresholds != nullptr && (thresholds->prefill.size() > 1 || thresholds->decode.size() > 1);
+  };
+  return holds(config.default_rule) ||
+         std::any_of(config.rules.begin(), config.rules.end(), [&](const auto& entry) { return holds(entry.rule); });
+}
+
 // One configuration on one window. The CPU's kernels count what they attend as they go. On a GPU a kernel that counts
-// is another, slower one: it runs by itself, on the backend that has it, and the timed run does not count.
+// is another, slower one: it runs by itself, on the backend that has it, and the timed run does not count. So do
+// trials, unless the rule itself says collect_stats.
 Forward run_sparse(models::CausalLM& model, Window window, const config::SparseAttentionConfig& config,
                    const std::string& kernel, Tally& tally) {
-  const bool counts_apart = model.device().is_cuda();
+  const bool counts_apart = model.device().is_cuda() || has_trials(config);
   sparsify(model, config, {.kernel = kernel, .collect_stats = !counts_apart});
   Forward run = forward(model, window);
   tally.seconds += run.seconds;
   tally.statistics.add(attention::Phase::kPrefill, threshold_counts(model, attention::Phase::kPrefill));
   if (counts_apart) {
-    sparsify(model, config, {.collect_stats = true});
+    sparsify(model, config, {.kernel = model.device().is_cuda() ? "auto" : kernel, .collect_stats = true});
     run.stats = forward(model, window).stats;
   }
   tally.statistics.add(attention::Phase::kPrefill, run.stats, model.config().num_key_value_heads);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,25 +13,27 @@
 namespace modelopt::methods {
 namespace {
 
-// What has been warned about: the modules of a model have the same calibration, and a model may be sparsified many
-// times over, as an evaluation does for each of its windows.
+// What has been warned about: a model may be sparsified many times over, as an evaluation does for each of its windows,
+// and its modules are then the same with other methods in their slots.
 class Warned {
  public:
-  /// Whether these are new; from then on they are not.
-  bool insert(attention::Phase phase, const config::PhaseCalibration& calibration, double target_sparsity) {
+  /// Whether this is new; from then on it is not.
+  bool insert(const std::string& module, attention::Phase phase, const config::PhaseCalibration& calibration,
+              double target_sparsity) {
     const std::lock_guard lock(mutex_);
-    const auto known = std::any_of(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+    auto known = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) {
       return entry.phase == phase && entry.target_sparsity == target_sparsity && entry.calibration == calibration;
     });
-    if (!known) entries_.push_back({phase, target_sparsity, calibration});
-    return !known;
+    if (known == entries_.end()) known = entries_.insert(known, {phase, target_sparsity, calibration, {}});
+    return known->modules.insert(module).second;
   }
 
  private:
-  struct Entry {
+  struct Entry {  // the modules of a model mostly have one calibration
     attention::Phase phase;
     double target_sparsity;
     config::PhaseCalibration calibration;
+    std::set<std::string> modules;
   };
   std::mutex mutex_;
   std::vector<Entry> entries_;
@@ -62,9 +65,12 @@ std::string where_reached(const config::PhaseCalibration& calibration, double ta
 
 }  // namespace
 
-CalibratedThreshold::CalibratedThreshold(attention::Phase phase, config::PhaseCalibration calibration,
-                                         double target_sparsity)
-    : phase_(phase), calibration_(std::move(calibration)), target_sparsity_(target_sparsity) {}
+CalibratedThreshold::CalibratedThreshold(std::string module, attention::Phase phase,
+                                         config::PhaseCalibration calibration, double target_sparsity)
+    : module_(std::move(module)),
+      phase_(phase),
+      calibration_(std::move(calibration)),
+      target_sparsity_(target_sparsity) {}
 
 double CalibratedThreshold::at(std::int64_t length) const {
   if (length == 0) return 0.0;  // no keys
@@ -85,9 +91,10 @@ attention::ThresholdCounts CalibratedThreshold::counts() const {
 
 void CalibratedThreshold::warn_once(const std::string& problem, double threshold) const {
   static Warned warned;
-  if (!warned.insert(phase_, calibration_, target_sparsity_)) return;
-  log::warn(str("skip-softmax, ", to_string(phase_), ": ", problem, "; the threshold is ", threshold,
-                where_reached(calibration_, target_sparsity_), " (said once for all modules)"));
+  if (!warned.insert(module_, phase_, calibration_, target_sparsity_)) return;
+  log::warn(str("skip-softmax", module_.empty() ? "" : " on " + module_, ", ", to_string(phase_), ": ", problem,
+                "; the threshold is ", threshold, where_reached(calibration_, target_sparsity_),
+                " (said once for each module)"));
 }
 
 }  // namespace modelopt::methods

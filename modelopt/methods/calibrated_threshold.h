@@ -15,13 +15,15 @@ inline constexpr double kLargestThreshold = 0.9999;
 
 class CalibratedThreshold {
  public:
-  /// 0 < target_sparsity < 1.
-  CalibratedThreshold(attention::Phase phase, config::PhaseCalibration calibration, double target_sparsity);
+  /// `module` is the name of the module in its model, for messages. 0 < target_sparsity < 1.
+  CalibratedThreshold(std::string module, attention::Phase phase, config::PhaseCalibration calibration,
+                      double target_sparsity);
 
   /// λ for a sequence whose full length is `length` tokens, at most kLargestThreshold; 0 without tokens.
   ///
   /// A target or a length (by more than a tenth) outside of what was measured, and a λ that had to be lowered, are
-  /// counted. The first is warned about, in one line for all modules that have the same calibration and target.
+  /// counted. The first of a module's phase is warned about, in one line; a module of that name which gets the same
+  /// calibration and target again is not.
   [[nodiscard]] double at(std::int64_t length) const;
 
   [[nodiscard]] attention::ThresholdCounts counts() const;
@@ -29,6 +31,7 @@ class CalibratedThreshold {
  private:
   void warn_once(const std::string& problem, double threshold) const;
 
+  std::string module_;
   attention::Phase phase_;
   config::PhaseCalibration calibration_;
   double target_sparsity_;

@@ -50,13 +50,13 @@ config::SparseSoftmaxConfig selection(const SkipSoftmaxConfig& parameters) {
 
 class ActiveSkipSoftmax final : public attention::ActiveMethod {
  public:
-  explicit ActiveSkipSoftmax(config::MethodConfig config)
+  ActiveSkipSoftmax(config::MethodConfig config, const std::string& module)
       : config_(std::move(config)), parameters_(*config::skip_softmax_parameters(std::as_const(config_))) {
     const auto* calibration = std::get_if<config::ThresholdCalibration>(&parameters_.threshold);
     if (calibration == nullptr) return;
-    const auto emplace = [](std::optional<CalibratedThreshold>& threshold, Phase phase, const auto& of_phase,
-                            const std::optional<double>& target) {
-      if (of_phase && target.value_or(0.0) > 0.0) threshold.emplace(phase, *of_phase, *target);
+    const auto emplace = [&module](std::optional<CalibratedThreshold>& threshold, Phase phase, const auto& of_phase,
+                                   const std::optional<double>& target) {
+      if (of_phase && target.value_or(0.0) > 0.0) threshold.emplace(module, phase, *of_phase, *target);
     };
     emplace(prefill_, Phase::kPrefill, calibration->prefill, parameters_.target_sparsity.prefill);
     emplace(decode_, Phase::kDecode, calibration->decode, parameters_.target_sparsity.decode);
@@ -84,6 +84,7 @@ class ActiveSkipSoftmax final : public attention::ActiveMethod {
     plan.collect_stats |= parameters_.collect_stats;
     plan.skip_softmax_br = parameters_.br;
     plan.skip_softmax_bc = parameters_.bc;
+    plan.trial_thresholds = trials_of(call.phase);
     if (!skips(lambdas) && !selects) return scope;  // dense, and counted in blocks of this size
     if (parameters_.backend == MethodBackend::kEager) {
       plan_eager(plan, call.phase, lambdas, selects);
@@ -127,6 +128,15 @@ class ActiveSkipSoftmax final : public attention::ActiveMethod {
     return lambdas.empty() ? Lambdas{0.0} : lambdas;
   }
 
+  // Those behind the first, which is applied.
+  std::vector<double> trials_of(Phase phase) const {
+    const auto* given = std::get_if<config::PhaseThresholds>(&parameters_.threshold);
+    if (given == nullptr) return {};
+    const std::vector<double>& thresholds = phase == Phase::kPrefill ? given->prefill : given->decode;
+    if (thresholds.empty()) return {};
+    return {thresholds.begin() + 1, thresholds.end()};
+  }
+
   const std::optional<CalibratedThreshold>& calibrated(Phase phase) const {
     return phase == Phase::kPrefill ? prefill_ : decode_;
   }
@@ -163,7 +173,8 @@ void check(const config::MethodConfig& config, const SkipSoftmaxConfig& paramete
 BoundMethod bind_checked(const config::MethodConfig& config, const attention::AttentionModuleTraits& module) {
   const SkipSoftmaxConfig& parameters = *config::skip_softmax_parameters(config);
   check(config, parameters, module);
-  BoundMethod bound{.active = std::make_shared<ActiveSkipSoftmax>(config), .operator_traits = std::nullopt};
+  BoundMethod bound{.active = std::make_shared<ActiveSkipSoftmax>(config, module.name),
+                    .operator_traits = std::nullopt};
   const bool skipping = may_skip(parameters), selecting = parameters.sparsity_n > 0;
   if (parameters.backend == MethodBackend::kFused || (!skipping && !selecting)) {
     bound.operator_traits =

@@ -9,10 +9,11 @@ namespace modelopt::methods {
 
 /// Method "skip_softmax", version 1; parameters config::SkipSoftmaxConfig.
 ///
-/// λ of a phase is the first of its thresholds, or follows from a calibration, the phase's target and each sequence's
-/// full length (SequenceLayout::full_lengths). A calibrated λ of 1 or more is clamped to 0.9999; that, and a target or
-/// a length outside of what was measured, is warned about and counted (CalibratedThreshold). A phase without a
-/// threshold, λ = 0 or a target of 0 is dense, to the bit.
+/// λ of a phase is the first of its thresholds (the others are trials, whose blocks are counted with the statistics),
+/// or follows from a calibration, the phase's target and each sequence's full length (SequenceLayout::full_lengths). A
+/// calibrated λ of 1 or more is clamped to 0.9999; that, and a target or a length outside of what was measured, is
+/// warned about and counted (CalibratedThreshold). A phase without a threshold, λ = 0 or a target of 0 is dense, to the
+/// bit.
 class SkipSoftmax final : public SparseAttentionMethod {
  public:
   [[nodiscard]] std::string_view name() const override;

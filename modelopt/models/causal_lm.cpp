@@ -148,7 +148,8 @@ ModelOutput DecoderModel::forward(const at::Tensor& ids, const ForwardContext& c
     DecoderLayer::Output result = layers_[layer]->forward(hidden, context);
     hidden = std::move(result.hidden);
     if (result.stats.defined())
-      output.stats.push_back({str("model.layers.", layer, ".self_attn"), std::move(result.stats)});
+      output.stats.push_back(
+          {str("model.layers.", layer, ".self_attn"), std::move(result.stats), std::move(result.trials)});
   }
   output.hidden = norm_->forward(hidden);
   if (keep_all) output.hidden_states.push_back(output.hidden);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <modelopt/attention/attention_call.h>
+#include <modelopt/attention/attention_interface.h>
 #include <modelopt/models/decoder_layer.h>
 #include <modelopt/models/kv_cache.h>
 #include <modelopt/models/linear.h>
@@ -44,6 +45,7 @@ struct ModelInput {
 struct ModuleStats {
   std::string module;  ///< e.g. "model.layers.3.self_attn"
   at::Tensor stats;    ///< int64 [B, heads, 4] = blocks visible, blocks skipped, pairs visible, pairs attended
+  attention::TrialCounts trials;
 };
 
 struct ModelOutput {

@@ -19,7 +19,8 @@ DecoderLayer::Output DecoderLayer::forward(const at::Tensor& hidden, const Forwa
   attention::AttentionOutput attended = self_attn_->forward(input_layernorm_->forward(hidden), context);
   const at::Tensor residual = attended.output.add_(hidden);
   return {.hidden = mlp_->forward(post_attention_layernorm_->forward(residual)).add_(residual),
-          .stats = std::move(attended.stats)};
+          .stats = std::move(attended.stats),
+          .trials = std::move(attended.trials)};
 }
 
 }  // namespace modelopt::models

@@ -20,8 +20,9 @@ class DecoderLayer : public torch::nn::Module {
   DecoderLayer(const ModelConfig& config, std::int64_t layer, at::ScalarType dtype, at::Device device);
 
   struct Output {
-    at::Tensor hidden;  ///< [total, hidden_size]
-    at::Tensor stats;   ///< of the attention module, undefined if its slot does not ask for them
+    at::Tensor hidden;              ///< [total, hidden_size]
+    at::Tensor stats;               ///< of the attention module, undefined if its slot does not ask for them
+    attention::TrialCounts trials;  ///< likewise
   };
   [[nodiscard]] Output forward(const at::Tensor& hidden, const ForwardContext& context) const;
 

@@ -31,18 +31,25 @@ void validate(const std::vector<std::vector<std::int64_t>>& prompts, const Gener
   validate(config.sampling);
 }
 
-// Adds the counters of the sequences in `rows` to the totals of all `batch` sequences.
+// Adds counters of the sequences in `rows` to those of all `batch` sequences.
+void add_rows(at::Tensor& total, const at::Tensor& counters, const std::vector<std::int64_t>& rows, std::size_t batch) {
+  if (!counters.defined()) return;
+  if (!total.defined()) {
+    std::vector<std::int64_t> shape = counters.sizes().vec();
+    shape[0] = static_cast<std::int64_t>(batch);
+    total = at::zeros(shape, counters.options());
+  }
+  total.index_add_(0, to_device(rows, counters.device()), counters);
+}
+
 void accumulate(std::vector<ModuleStats>& totals, const std::vector<ModuleStats>& stats,
                 const std::vector<std::int64_t>& rows, std::size_t batch) {
   for (const ModuleStats& entry : stats) {
     auto total =
         std::find_if(totals.begin(), totals.end(), [&](const ModuleStats& t) { return t.module == entry.module; });
-    if (total == totals.end()) {
-      std::vector<std::int64_t> shape = entry.stats.sizes().vec();
-      shape[0] = static_cast<std::int64_t>(batch);
-      total = totals.insert(totals.end(), {entry.module, at::zeros(shape, entry.stats.options())});
-    }
-    total->stats.index_add_(0, to_device(rows, entry.stats.device()), entry.stats);
+    if (total == totals.end()) total = totals.insert(totals.end(), {entry.module, {}, {entry.trials.thresholds, {}}});
+    add_rows(total->stats, entry.stats, rows, batch);
+    add_rows(total->trials.skipped, entry.trials.skipped, rows, batch);
   }
 }
 

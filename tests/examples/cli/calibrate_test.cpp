@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <modelopt/util/file.h>
+
 #include "examples/cli/program.h"
 #include "modelopt/checkpoint/test_files.h"
 
@@ -50,7 +52,8 @@ std::vector<std::string> calibrate_arguments(const std::string& model, const std
 TEST_CASE("calibrate exports a model whose thresholds skip what was asked for") {
   const TemporaryDirectory directory;
   const std::string model = model_with_tokenizer(directory), exported = (directory / "skip").string();
-  const Json report = run_json(calibrate_arguments(model, {"--export", exported, "--ruler-samples", "1"}));
+  const Json report = run_json(calibrate_arguments(
+      model, {"--export", exported, "--ruler-samples", "1", "--cache", (directory / "counts").string()}));
   const Json& calibration = report["calibration"];
   CHECK(calibration["br"] == 8);
   CHECK(calibration["provenance"]["samples"] == 2);
@@ -72,6 +75,10 @@ TEST_CASE("calibrate exports a model whose thresholds skip what was asked for") 
   CHECK(sparse["config"] == "SKIP_SOFTMAX_TRITON_CALIB");
   CHECK(std::abs(sparse["prefill_skipped_fraction"].get<double>() - 0.4) < 0.1);
 
+  const std::string config = read_file(exported + "/config.json");
+  CHECK(config.find("at thresholds that calibration fits") != std::string::npos);  // true before and after
+  CHECK(config.find("cache_dir") == std::string::npos);
+
   const ProgramResult inspected = run_program({"inspect", "--model", exported});
   CHECK(inspected.exit_code == 0);
   CHECK(inspected.out.find("skip_softmax") != std::string::npos);
@@ -80,13 +87,16 @@ TEST_CASE("calibrate exports a model whose thresholds skip what was asked for") 
   CHECK(generated.exit_code == 0);
   CHECK(generated.err.find("skip_softmax") != std::string::npos);
 
-  // one line for both modules in each phase, and every threshold counted
+  // a line for each module in each phase, and every threshold counted
   const ProgramResult outside =
       run_program({"generate", "--model", exported, "--prompt", "Light", "--max-new-tokens", "3", "--stats"});
-  const std::string warning = "warning skip-softmax, prefill: target sparsity 0.4 at 2 tokens, expected 1024 to 1024 ";
-  REQUIRE(outside.err.find(warning) != std::string::npos);
-  CHECK(outside.err.find(warning) == outside.err.rfind(warning));
-  CHECK(outside.err.find("warning skip-softmax, decode: target sparsity 0.4 at 3 tokens, ") != std::string::npos);
+  for (const char* module : {"model.layers.0.self_attn", "model.layers.1.self_attn"}) {
+    const std::string warning = str("warning skip-softmax on ", module, ", ");
+    const std::string prefill = warning + "prefill: target sparsity 0.4 at 2 tokens, expected 1024 to 1024 ";
+    REQUIRE(outside.err.find(prefill) != std::string::npos);
+    CHECK(outside.err.find(prefill) == outside.err.rfind(prefill));
+    CHECK(outside.err.find(warning + "decode: target sparsity 0.4 at 3 tokens, ") != std::string::npos);
+  }
   CHECK(
       outside.out.ends_with("prefill: 2 calibrated thresholds, 2 outside of what was measured, 0 clamped\n"
                             "decode: 4 calibrated thresholds, 4 outside of what was measured, 0 clamped\n"));

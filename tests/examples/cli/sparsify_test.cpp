@@ -74,8 +74,42 @@ TEST_CASE("sparsify --stats shows what each module skipped of the prompt and of 
   }
   CHECK(visible == 2 * 480);
   CHECK(skipped > 0);
+  CHECK(skipped < visible);
   CHECK(data["comparison"]["skipped_fraction"] == static_cast<double>(skipped) / static_cast<double>(visible));
   CHECK(data["statistics"].back()["phase"] == "decode");
+}
+
+TEST_CASE("sparsify --stats shows what trial thresholds would skip, in both phases") {
+  const TemporaryDirectory directory;
+  const auto arguments = [&](const std::string& prefill, const std::string& decode) {
+    return sparsify_arguments(directory,
+                              {"--config", "SKIP_SOFTMAX_TRITON_DEFAULT", "--set", "br=8", "--set", "bc=8", "--set",
+                               R"(thresholds={"prefill": )" + prefill + R"(, "decode": )" + decode + "}", "--stats"});
+  };
+  const std::string text = run_program(arguments("[0.5, 0.9]", "[0.5, 0.95]")).out;
+  CHECK(text.find("  kept pairs %  trial thresholds: skipped %\n") != std::string::npos);
+  CHECK(text.find("  0.9: ") != std::string::npos);
+  CHECK(text.find("  0.95: ") != std::string::npos);
+  const Json with_trials = run_json(arguments("[0.5, 0.9]", "[0.5, 0.95]"))["statistics"];
+  const Json applied = run_json(arguments("0.9", "0.5"))["statistics"];
+  CHECK(applied[0]["trials"].empty());
+  // the first layer sees the same prompt whatever is skipped
+  REQUIRE(with_trials[0]["module"] == "model.layers.0.self_attn");
+  CHECK(with_trials[0]["trials"][0]["threshold"] == 0.9);
+  CHECK(with_trials[0]["trials"][0]["blocks_skipped"] == applied[0]["blocks_skipped"]);
+  CHECK(with_trials[0]["trials"][0]["skipped_fraction"] == applied[0]["skipped_fraction"]);
+  CHECK(with_trials[0]["blocks_skipped"] < applied[0]["blocks_skipped"]);
+  std::int64_t visible = 0, skipped = 0, by_trial = 0;
+  for (const Json& group : with_trials) {
+    if (group["phase"] != "decode") continue;
+    REQUIRE(group["trials"].size() == 1);
+    CHECK(group["trials"][0]["threshold"] == 0.95);
+    visible += group["blocks_visible"].get<std::int64_t>();
+    skipped += group["blocks_skipped"].get<std::int64_t>();
+    by_trial += group["trials"][0]["blocks_skipped"].get<std::int64_t>();
+  }
+  CHECK(skipped < by_trial);
+  CHECK(by_trial < visible);
 }
 
 TEST_CASE("0 of M changes nothing") {

@@ -147,6 +147,33 @@ TEST_CASE("what skip-softmax skips is counted by module and head group") {
   CHECK(result.kept_fraction == total.kept_fraction());
 }
 
+TEST_CASE("trial thresholds count what they would skip, and change no figure") {
+  const auto model = test::load_tiny_model();
+  const auto config = [](const std::string& name, const std::string& thresholds) {
+    return NamedConfig{name,
+                       config::parse_config(R"({"sparse_cfg": {"*attn*": {"method": "skip_softmax", "br": 4, "bc": 8,
+            "thresholds": {"prefill": )" + thresholds +
+                                                "}}}}",
+                                            name)};
+  };
+  EvalOptions options;
+  options.seq_lens = {48};
+  const auto results =
+      evaluate(*model, {test::some_ids(100, 320)},
+               {config("trials", "[0.5, 0.99]"), config("low", "0.5"), config("high", "0.99")}, options);
+  REQUIRE(results.size() == 3);
+  CHECK(results[0].nll == results[1].nll);
+  CHECK(results[0].statistics.total() == results[1].statistics.total());
+  // the first layer sees the same whatever is skipped
+  const HeadGroupStatistics& first = results[0].statistics.groups().front();
+  REQUIRE(first.trials.size() == 1);
+  CHECK(first.trials[0].threshold == 0.99);
+  CHECK(first.trials[0].blocks_skipped == results[2].statistics.groups().front().counts.blocks_skipped);
+  CHECK(first.trials[0].blocks_skipped > first.counts.blocks_skipped);
+  CHECK(first.trials[0].blocks_skipped < first.counts.blocks_visible);
+  CHECK(results[1].statistics.groups().front().trials.empty());
+}
+
 TEST_CASE("results come by length and then by configuration, and both backends count alike") {
   const auto model = test::load_tiny_model();
   EvalOptions options;

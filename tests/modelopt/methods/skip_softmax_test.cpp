@@ -213,6 +213,7 @@ TEST_CASE("skip-softmax: statistics change no bit, and a rule can ask for them")
     const AttentionOutput with = attention::attend(slot, call);
     REQUIRE(with.stats.defined());
     CHECK(total(with.stats, 1) > 0);
+    CHECK(total(with.stats, 1) < total(with.stats, 0));
     CHECK(at::equal(with.output, without.output));
   }
   // lambda = 0: dense, counted in blocks of the rule
@@ -222,6 +223,61 @@ TEST_CASE("skip-softmax: statistics change no bit, and a rule can ask for them")
   CHECK(at::equal(dense.output, attention::attend({}, call).output));
   CHECK(total(dense.stats, 0) > 2 * 4 * 6);
   CHECK(total(dense.stats, 1) == 0);
+}
+
+TEST_CASE("skip-softmax: with the statistics, each trial counts what it would skip if it were applied") {
+  const c10::NoGradGuard no_grad;
+  const std::vector<double> thresholds = {0.05, 0.3, 0.9};
+  for (const MethodBackend backend : {MethodBackend::kFused, MethodBackend::kEager}) {
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
+      AttentionCall call = exact_call({{60, 5, 1}, {60, 45, 33}});
+      call.phase = phase;
+      call.sliding_window = 50;
+      const SkipSoftmaxConfig with_trials{.threshold = PhaseThresholds{.prefill = thresholds, .decode = thresholds},
+                                          .br = 16,
+                                          .bc = 8,
+                                          .sparsity_n = 2,
+                                          .backend = backend};
+      SkipSoftmaxConfig alone = with_trials;
+      alone.threshold = thresholds[0];
+      CAPTURE(to_string(backend), to_string(phase));
+      const AttentionOutput output = attend_with(with_trials, call);
+      const AttentionOutput applied = attend_with(alone, call);
+      CHECK(at::equal(output.output, applied.output));
+      CHECK(at::equal(output.stats, applied.stats));
+      CHECK(applied.trials.thresholds.empty());
+      CHECK_FALSE(applied.trials.skipped.defined());
+      CHECK(output.trials.thresholds == std::vector{0.3, 0.9});
+      REQUIRE(output.trials.skipped.sizes() == at::IntArrayRef{3, 4, 2});
+      for (std::size_t trial = 0; trial < 2; ++trial) {
+        alone.threshold = thresholds[trial + 1];
+        const at::Tensor stats = attend_with(alone, call).stats;
+        CHECK(at::equal(output.trials.skipped.select(2, static_cast<std::int64_t>(trial)), stats.select(2, 1)));
+        CHECK(total(stats, 1) > total(applied.stats, 1));
+        CHECK(total(stats, 1) < total(stats, 0));
+      }
+    }
+  }
+}
+
+TEST_CASE("skip-softmax: trials are counted where the first threshold skips nothing, and nowhere without statistics") {
+  const c10::NoGradGuard no_grad;
+  const AttentionCall call = exact_call({{60}, {60}});
+  const SkipSoftmaxConfig parameters{
+      .threshold = PhaseThresholds{.prefill = {0.0, 0.9}, .decode = {}}, .br = 16, .bc = 8};
+  const AttentionOutput dense = attend_with(parameters, call);
+  CHECK(at::equal(dense.output, attention::attend({}, call).output));
+  CHECK(total(dense.stats, 1) == 0);
+  REQUIRE(dense.trials.thresholds == std::vector{0.9});
+  CHECK(dense.trials.skipped.sum().item<std::int64_t>() > 0);
+  CHECK(dense.trials.skipped.sum().item<std::int64_t>() < total(dense.stats, 0));
+
+  AttentionCall decode = call;
+  decode.phase = Phase::kDecode;
+  CHECK(attend_with(parameters, decode).trials.thresholds.empty());
+  attention::AttentionSlot slot;
+  slot.method = active(parameters);
+  CHECK(attention::attend(slot, call).trials.thresholds.empty());
 }
 
 TEST_CASE("skip-softmax: a bound method names itself, its parameters and what it asks of the operator") {
