@@ -158,6 +158,9 @@ TEST_CASE("skip: lambda per sequence equals a scalar one for each", "[skip]") {
     AttentionArgs scalar = together;
     together.skip_softmax_lambda = at::tensor(lambdas);
     const AttentionResult result = attention(together);
+    BlockCounts counts;
+    counts.add(result.stats);
+    CHECK(counts.some_but_not_all());
     const auto sequences = sequences_of(together);
     for (std::size_t b = 0; b < lambdas.size(); ++b) {
       INFO(backend << ", sequence " << b);
@@ -198,6 +201,10 @@ TEST_CASE("skip: with N:M the attended keys are those of both, decided apart", "
     skip.sparsity_n = 0;
     const auto mask = [](const AttentionArgs& args) { return unpack_mask(attention_with_mask(args).mask, args); };
     INFO(backend);
+    skip.collect_stats = true;
+    BlockCounts counts;
+    counts.add(attention(skip).stats);
+    CHECK(counts.some_but_not_all());
     CHECK(mask(both).equal(mask(nm).logical_and(mask(skip))));
     CHECK_FALSE(mask(both).equal(mask(nm)));
     CHECK_FALSE(mask(both).equal(mask(skip)));
