@@ -48,7 +48,8 @@ struct AttentionProblem {
   DeviceSequences device_sequences;  ///< CUDA tensors
   bool is_causal = true;
   double softmax_scale = 1.0;
-  std::int64_t sparsity_n = 0;  ///< 0 also where the phase leaves no sequence to sparsify
+  bool decode = false;          ///< the phase leaves no sequence to be prefill
+  std::int64_t sparsity_n = 0;  ///< 0 also in decode
   std::int64_t sparsity_m = 4;
   std::int64_t num_sink_tokens = 0;
   std::int64_t dense_window_size = 0;
@@ -94,6 +95,8 @@ class Backend {
   [[nodiscard]] virtual std::string_view name() const = 0;
   /// Why it cannot run on this machine or is not in this build; nullopt if it can.
   [[nodiscard]] virtual std::optional<std::string> unavailable() const = 0;
+  /// What else a user of it on this machine should know; nullopt if nothing.
+  [[nodiscard]] virtual std::optional<std::string> note() const { return std::nullopt; }
   /// Why it cannot run such problems; nullopt if it can.
   [[nodiscard]] virtual std::optional<std::string> unsupported(const AttentionTraits& traits) const = 0;
   virtual void run(const AttentionProblem& problem) const = 0;

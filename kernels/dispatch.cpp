@@ -106,10 +106,9 @@ std::int64_t skip_br_of_call(const AttentionArgs& args) {
   return args.phase == "decode" ? 1 : bounded(args.skip_softmax_br);
 }
 
-/// 0 where the phase leaves no sequence to sparsify.
-std::int64_t sparsity_n_of_call(const AttentionArgs& args) {
-  const bool all_decode = args.phase == "decode" || (args.phase == "auto" && args.max_input_len <= 1);
-  return all_decode ? 0 : args.sparsity_n;
+/// No sequence is prefill.
+bool is_decode(const AttentionArgs& args) {
+  return args.phase == "decode" || (args.phase == "auto" && args.max_input_len <= 1);
 }
 
 void allocate_results(AttentionProblem& problem, const AttentionArgs& args, bool want_mask) {
@@ -160,7 +159,7 @@ AttentionTraits traits_of(const AttentionArgs& args, bool want_mask) {
           .skip_softmax = uses_skip_softmax(args),
           .skip_br = skip_br_of_call(args),
           .skip_bc = args.skip_softmax_bc,
-          .decode = args.phase == "decode",
+          .decode = is_decode(args),
           .group = args.q.size(1) / std::max<std::int64_t>(1, args.k.size(1)),
           .collect_stats = args.collect_stats,
           .want_mask = want_mask,
@@ -177,7 +176,8 @@ AttentionProblem make_problem(const AttentionArgs& args) {
           .device_sequences = args.q.is_cuda() ? device_sequences(args) : DeviceSequences(),
           .is_causal = args.is_causal,
           .softmax_scale = args.softmax_scale.value_or(1.0 / std::sqrt(head_dim)),
-          .sparsity_n = sparsity_n_of_call(args),
+          .decode = is_decode(args),
+          .sparsity_n = is_decode(args) ? 0 : args.sparsity_n,
           .sparsity_m = args.sparsity_m,
           .num_sink_tokens = bounded(args.num_sink_tokens),
           .dense_window_size = bounded(args.dense_window_size),
@@ -217,9 +217,11 @@ std::string attention_backends() {
   std::string json = "[";
   for (const auto& backend : all_backends()) {
     const auto reason = backend->unavailable();
-    json += str(json.size() > 1 ? ", " : "", "{\"name\": ", json_string(backend->name()),
-                ", \"available\": ", reason ? "false" : "true",
-                ", \"reason\": ", reason ? json_string(*reason) : "null", "}");
+    json +=
+        str(json.size() > 1 ? ", " : "", "{\"name\": ", json_string(backend->name()),
+            ", \"available\": ", reason ? "false" : "true", ", \"reason\": ", reason ? json_string(*reason) : "null");
+    if (const auto note = backend->note()) json += str(", \"note\": ", json_string(*note));
+    json += "}";
   }
   return json + "]";
 }

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly TAGS=(attention semantics shapes shapes-wide shapes-long selection layout scores decode graphs streams errors backward skip calibrate)
+readonly TAGS=(attention semantics shapes shapes-wide shapes-long selection layout scores decode graphs first-capture streams errors backward skip calibrate)
 readonly LIMIT=450 # seconds for all of a part
 fail() { printf '[gpu] error: %s\n' "$*" >&2; exit 1; }
 
@@ -28,6 +28,9 @@ while [[ $# -gt 0 ]]; do
 done
 
 command -v nvidia-smi >/dev/null || fail "nvidia-smi is not on PATH: these tests need a GPU"
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
+[[ $capability == 9.0 ]] || fail "the GPU has compute capability $capability, expected 9.0: the tests compare both CUDA backends, and sm90 needs a Hopper GPU"
+gpus=$(nvidia-smi --list-gpus | wc -l)
 device=$(nvidia-smi --query-gpu=name,driver_version,clocks.max.sm --format=csv,noheader | head -n 1)
 
 # --- the programs -------------------------------------------------------------------------------------------------
@@ -36,11 +39,9 @@ if [[ -z ${LibTorch_ROOT:-} ]]; then
   [[ -n $LibTorch_ROOT ]] || fail "no LibTorch: set LibTorch_ROOT to the folder with its include/ and lib/"
 fi
 if [[ -z $prebuilt ]]; then
-  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
-  [[ $capability == 90 ]] && capability=90a
-  cmake --preset release -B "$build" -DMODELOPT_CUDA=ON "-DMODELOPT_CUDA_ARCHS=$capability" "-DLibTorch_ROOT=$LibTorch_ROOT" >/dev/null
+  cmake --preset release -B "$build" -DMODELOPT_CUDA=ON -DMODELOPT_CUDA_ARCHS=90a "-DLibTorch_ROOT=$LibTorch_ROOT" >/dev/null
   cmake --build "$build" --target modelopt_kernels modelopt_cli test_kernels_cuda test_attention_cuda \
-    test_attention_cuda_stress test_models_cuda test_cli_cuda test_bench_cuda
+    test_attention_cuda_stress test_ordered_pairs_cuda test_models_cuda test_cli_cuda test_bench_cuda
 fi
 tests=$build/tests/kernels/cuda
 [[ -x $tests/test_attention_cuda ]] || fail "$tests/test_attention_cuda is not there: is $build a build with CUDA and tests?"
@@ -53,6 +54,7 @@ export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 names=()
+absent= # what this machine cannot run
 started=$SECONDS
 
 # launch NAME COMMAND...: in the background; its output, exit code and seconds go to files
@@ -79,6 +81,7 @@ summary() {
     printf '  %-34s %-6s %4s s  %s\n' "$name" "$([[ $code == 0 ]] && echo ok || echo FAILED)" "$seconds" "$(outcome "$logs/$name")"
     [[ $code == 0 ]] || failed=$((failed + 1))
   done
+  [[ -z $absent ]] || printf '  not run: %s\n' "$absent"
   printf '%s of %s passed in %s s\n' "$((${#names[@]} - failed))" "${#names[@]}" "$((SECONDS - started))"
   for name in "${names[@]}"; do
     read -r code seconds <"$logs/$name.result"
@@ -91,7 +94,9 @@ case $part in
   correctness)
     export OMP_NUM_THREADS=4 OMP_WAIT_POLICY=passive # programs run side by side
     launch decisions "$tests/test_kernels_cuda"
+    launch ordered-pairs "$tests/test_ordered_pairs_cuda"
     for tag in "${TAGS[@]}"; do launch "$tag" "$tests/test_attention_cuda" "[$tag]"; done
+    if ((gpus >= 2)); then launch gpus "$tests/test_attention_cuda" "[gpus]"; else absent="gpus: needs two GPUs"; fi
     launch models "$build/tests/modelopt/models/test_models_cuda"
     launch program "$build/tests/examples/test_cli_cuda"
     launch bench-command "$build/tests/modelopt/bench/test_bench_cuda"

@@ -27,6 +27,9 @@ struct SequenceRange {
 
 enum class ElementType : int { kFloat16, kBFloat16, kFloat32 };
 
+constexpr int kMostDecodeRows = 16;         ///< max_q_len * heads / kv_heads that run_decode takes: rows of one mma
+constexpr int kMostDecodeBlockKeys = 1024;  ///< skip_bc that run_decode takes
+
 struct AttentionParams {
   const void* q = nullptr;     ///< [total_q, heads, head_dim]
   const void* k = nullptr;     ///< [total_kv, kv_heads, head_dim]
@@ -56,7 +59,8 @@ struct AttentionParams {
   float scale = 1.0f;  ///< softmax scale, not multiplied by log2(e)
   bool is_causal = true;
   bool single_rows_are_decode = false;  ///< phase "auto": sequences of one query row stay dense
-  int sparsity_n = 0;                   ///< 0 = off (also in phase "decode")
+  bool decode = false;                  ///< the phase leaves no sequence to be prefill
+  int sparsity_n = 0;                   ///< 0 = off (also in decode)
   int sparsity_m = 4;
   int num_sink_tokens = 0;  ///< counts are at most 2^30, so that sums with positions stay in int
   int dense_window_size = 0;

@@ -11,6 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/attention_params.h"
 #include "kernels/cuda/backward/launch_backward.h"
+#include "kernels/cuda/compiled_architectures.h"
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/launch.h"
 
@@ -24,6 +25,11 @@ struct Capability {
   int major = 0;
   int minor = 0;
 };
+
+/// What of the portable kernels runs on such a GPU.
+cuda::CompiledCode portable_code(Capability gpu) {
+  return cuda::compiled_code_for(10 * gpu.major + gpu.minor, MODELOPT_CUDA_ARCHITECTURES);
+}
 
 /// Device properties do not change: asked once each.
 const std::vector<Capability>& capabilities() {
@@ -109,6 +115,7 @@ AttentionParams params_of(const AttentionProblem& problem) {
   p.scale = static_cast<float>(problem.softmax_scale);
   p.is_causal = problem.is_causal;
   p.single_rows_are_decode = sequences.single_rows_are_decode;
+  p.decode = problem.decode;
   p.sparsity_n = static_cast<int>(problem.sparsity_n);
   p.sparsity_m = static_cast<int>(problem.sparsity_m);
   p.num_sink_tokens = bounded_count(problem.num_sink_tokens);
@@ -156,6 +163,18 @@ class CudaBackend : public Backend {
     if (gpus.empty()) return "no CUDA device, or no driver for it";
     const bool any = std::any_of(gpus.begin(), gpus.end(), [&](Capability gpu) { return !wrong_gpu(gpu); });
     return any ? std::nullopt : wrong_gpu(gpus.front());
+  }
+
+  [[nodiscard]] std::optional<std::string> note() const override {
+    for (const Capability gpu : capabilities()) {
+      const cuda::CompiledCode code = portable_code(gpu);
+      if (wrong_gpu(gpu) || code.machine_code || !code.ptx) continue;
+      return str("on the GPU of compute capability ", gpu.major, ".", gpu.minor, " portable kernels run from PTX for ",
+                 *code.ptx / 10, ".", *code.ptx % 10,
+                 ", which the driver compiles at their first use: this build has no machine code for it "
+                 "(MODELOPT_CUDA_ARCHS)");
+    }
+    return std::nullopt;
   }
 
   [[nodiscard]] std::optional<std::string> unsupported(const AttentionTraits& traits) const override {
@@ -257,6 +276,11 @@ class Sm80Backend final : public CudaBackend {
   [[nodiscard]] std::optional<std::string> wrong_gpu(Capability gpu) const override {
     if (gpu.major < 8) {
       return str("needs a GPU of compute capability 8.0 or newer, this one has ", gpu.major, ".", gpu.minor);
+    }
+    const cuda::CompiledCode code = portable_code(gpu);
+    if (!code.machine_code && !code.ptx) {
+      return str("was not compiled for a GPU of compute capability ", gpu.major, ".", gpu.minor, ": this build has ",
+                 MODELOPT_CUDA_ARCHITECTURES, " (MODELOPT_CUDA_ARCHS)");
     }
     return std::nullopt;
   }

@@ -33,11 +33,9 @@ void count_skipped_blocks(const AttentionParams& params, const std::vector<float
 /// sm90: TMA, wgmma and wgmma.sp, warp-specialised.
 void run_sm90(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream);
 
-constexpr int kMostDecodeRows = 16;         ///< max_q_len * heads / kv_heads that run_decode takes
-constexpr int kMostDecodeBlockKeys = 1024;  ///< skip_bc that run_decode takes
-
-/// Few query rows per key head, without N:M: keys are split over the GPU. Writes the mask and the statistics with
-/// skip-softmax only.
+/// Decode with few query rows per key head: keys are split over the GPU. A chunk of a prefill, however short, is not
+/// decode: the kernel of the whole gives it the bits of the whole. Writes the mask and the statistics with skip-softmax
+/// only.
 [[nodiscard]] bool decode_fits(const AttentionParams& params);
 void run_decode(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream);
 

@@ -80,7 +80,7 @@ class ChunkPrefix {
 
  private:
   static constexpr int kLoads = 8;
-  static_assert(kMaxRows <= kWarp);
+  static_assert(kMostDecodeRows <= kWarp);
 
   __device__ void publish(float* maxima, float maximum) const {
     if (lane_ < d_.rows) store_relaxed(maxima + slot_ * d_.rows + lane_, maximum);

@@ -1,4 +1,5 @@
-// Decode in two kernels: split_keys (with skip-softmax: skip_keys) attends to the keys in chunks, merge_chunks puts the chunks of a row together.
+// Decode in two kernels: split_keys (with skip-softmax: skip_keys) attends to the keys in chunks, merge_chunks puts the
+// chunks of a row together.
 //
 // A chunk is 2^kChunkKeysLog2 consecutive keys of one sequence for one key head, counted from the sequence's first key.
 // One warp computes it for all query rows of all query heads that read the key head, and leaves the rows' maxima, sums
@@ -13,7 +14,6 @@
 
 namespace modelopt::kernels::cuda::decode {
 
-inline constexpr int kMaxRows = 16;  ///< query rows times the heads of a group: rows of one mma
 inline constexpr float kLog2E = 1.4426950408889634f;
 /// 256 keys: few enough that one long sequence gives work to every warp of a GPU, and so many that a chunk's partial
 /// results are a small part of what it reads.
@@ -22,7 +22,7 @@ inline constexpr int kChunkKeysLog2 = 8;
 struct DecodeParams {
   AttentionParams attention;
   int group = 1;  ///< query heads per key head
-  int rows = 1;   ///< max_q_len * group, at most kMaxRows
+  int rows = 1;   ///< max_q_len * group, at most kMostDecodeRows
   /// Chunks (times key heads) that the workspace has room for: the most that the bounds allow, or, if that is less, the
   /// most of sequences that share no keys. Then, should sequences share keys, chunks may have to be larger.
   int capacity = 0;

@@ -20,7 +20,6 @@ bool aligned(const void* base, const Strides& strides) {
          strides.head * kElementBytes % kAlignment == 0;
 }
 
-static_assert(decode::kMaxRows == kMostDecodeRows);
 constexpr std::int64_t kChunk = std::int64_t{1} << decode::kChunkKeysLog2;
 
 std::int64_t most_chunks(const AttentionParams& p) { return p.batch * ((p.max_k_len + kChunk - 1) / kChunk); }
@@ -78,9 +77,9 @@ bool decode_fits(const AttentionParams& params) {
   const std::int64_t group = params.heads / params.kv_heads;
   constexpr std::int64_t kMaxBlocks = std::int64_t{1}
                                       << 30;  // half of what a grid takes: blocks that fill rows come on top
-  return params.sparsity_n == 0 && (!params.skips() || skipping_fits(params)) &&
+  return params.decode && (!params.skips() || skipping_fits(params)) &&
          params.dtype != ElementType::kFloat32 && params.head_dim % 8 == 0 && params.head_dim <= 256 &&
-         params.max_q_len * group <= decode::kMaxRows &&
+         params.max_q_len * group <= kMostDecodeRows &&
          std::int64_t{params.batch} * params.max_q_len * params.heads <= kMaxBlocks &&
          aligned(params.q, params.q_strides) && aligned(params.k, params.k_strides) &&
          aligned(params.v, params.v_strides);

@@ -436,7 +436,7 @@ void launch_skip_keys(const DecodeParams& params, cudaStream_t stream) {
   MODELOPT_CUDA_CHECK(cudaGetDevice(&device), "current device");
   MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
                       "multiprocessors of GPU ", device);
-  constexpr int kMostBytes = Config::shared_bytes(kMaxRows);  // the same for all calls: other threads may launch too
+  constexpr int kMostBytes = Config::shared_bytes(kMostDecodeRows);  // the same for all calls: other threads may launch too
   MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(skip_keys<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes),
                       "asking for ", kMostBytes, " bytes of shared memory a block");
   MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(skip_keys<Config>, cudaFuncAttributePreferredSharedMemoryCarveout,

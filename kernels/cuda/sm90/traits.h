@@ -29,8 +29,8 @@ constexpr bool is_sparse(Pattern pattern) {
 
 /// kBiased: a row's exponents refer to the largest score of its first tile, lowered by 2^kBias, and move only when its
 /// sum has grown past 2^(kMargin - kBias): no maxima, no rescaling of O in the main loop. Needs the exponent range of
-/// bf16. kTrueMaxima: the running maximum of online softmax; O is rescaled when it grows by more than 2^kSlack. kRescue:
-/// the same, for rows alone that the biased reference could not hold.
+/// bf16. kTrueMaxima: the running maximum of online softmax; O is rescaled when it grows by more than 2^kSlack.
+/// kRescue: the same, for rows alone that the biased reference could not hold.
 enum class Reference { kBiased, kTrueMaxima, kRescue };
 
 constexpr int kBias = 64;
@@ -79,8 +79,9 @@ struct KernelTraits {
   static constexpr bool kPermutedValues = kPattern == Pattern::kMasked;
 
   /// For the rows that the biased reference cannot hold: the same tiles in the same shared memory.
-  using Rescue = KernelTraits<Element, kHeadDim, kPattern == Pattern::kSparse2of4Unordered ? Pattern::kSparse2of4 : kPattern,
-                              Reference::kRescue>;
+  using Rescue =
+      KernelTraits<Element, kHeadDim, kPattern == Pattern::kSparse2of4Unordered ? Pattern::kSparse2of4 : kPattern,
+                   Reference::kRescue>;
 
   static_assert(kKeys % 16 == 0 && (!kPermutedKeys || kKeys % kBlock == 0) && (!kSparse || kKeys % 32 == 0));
 };

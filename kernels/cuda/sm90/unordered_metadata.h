@@ -8,4 +8,7 @@ namespace modelopt::kernels::cuda::sm90 {
 /// CUDA graph is captured. Throws modelopt::Error where CUDA fails.
 [[nodiscard]] bool unordered_metadata_works();
 
+/// For tests: whether every device counts as one that does not, so that its 2:4 kernel puts pairs in order.
+void refuse_unordered_metadata(bool refuse);
+
 }  // namespace modelopt::kernels::cuda::sm90

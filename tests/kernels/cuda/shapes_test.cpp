@@ -1,5 +1,5 @@
 // FlashAttention's classes of shapes: head dims and lengths at, below and above tile sizes, with all patterns, sinks
-// and windows, sampled so that neighbours in the list differ in everything.
+// and windows, sampled at random.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/tensor.h>
 #include <catch2/catch_test_macros.hpp>
@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <random>
 
 #include "kernels/attention_checks.h"
 
@@ -24,37 +25,50 @@ constexpr std::array<std::int64_t, 4> kWindows{0, 1, 64, 129};
 constexpr std::array<std::int64_t, 10> kHeadDims{32, 40, 59, 64, 80, 96, 111, 128, 192, 256};
 constexpr std::array<std::int64_t, 10> kLengths{1, 63, 97, 113, 127, 128, 129, 257, 1025, 2048};
 
-/// The i-th sample of patterns, sinks and windows: the numbers of values have no common pace.
-Setting sampled_setting(std::size_t i) {
-  const Pattern pattern = kPatterns[i % kPatterns.size()];
-  return {.is_causal = i % 5 != 0,
-          .sparsity_n = pattern.n,
-          .sparsity_m = pattern.m,
-          .num_sink_tokens = kSinks[i / 3 % kSinks.size()],
-          .dense_window_size = kWindows[i / 7 % kWindows.size()],
-          .sliding_window = i % 11 == 10 ? 100 : 0};
-}
+/// Settings and shapes beside head dim and length: each drawn for itself, so that no two go in step.
+class Samples {
+ public:
+  Setting setting() {
+    const Pattern pattern = one_of(kPatterns);
+    return {.is_causal = draw(5) != 0,
+            .sparsity_n = pattern.n,
+            .sparsity_m = pattern.m,
+            .num_sink_tokens = one_of(kSinks),
+            .dense_window_size = one_of(kWindows),
+            .sliding_window = draw(8) == 0 ? 100 : 0};
+  }
 
-/// Lk is the length; Lq too, or a part of it as in a chunk of a prefill.
-CaseShape sampled_shape(std::size_t i, std::int64_t head_dim, std::int64_t length) {
-  const std::int64_t q_len = i % 4 == 3 ? (length + 2) / 3 : length;
-  return {.lengths = {{q_len, length}},
-          .heads = i % 3 == 0 ? 4 : 2,
-          .kv_heads = i % 2 == 0 ? 1 : 2,
-          .head_dim = head_dim,
-          .dtype = std::array{at::kBFloat16, at::kHalf, at::kFloat}[i % 3],
-          .fill = i % 2 == 0 ? Fill::kIntegers : Fill::kNormal,
-          .seed = 100 + i};
-}
+  /// Lk is the length; Lq too, or a part of it as in a chunk of a prefill.
+  CaseShape shape(std::int64_t head_dim, std::int64_t length) {
+    const std::int64_t q_len = draw(4) == 0 ? (length + 2) / 3 : length;
+    const std::int64_t kv_heads = 1 + static_cast<std::int64_t>(draw(2));
+    return {.lengths = {{q_len, length}},
+            .heads = kv_heads * (1 + static_cast<std::int64_t>(draw(2))),
+            .kv_heads = kv_heads,
+            .head_dim = head_dim,
+            .dtype = one_of(std::array{at::kBFloat16, at::kHalf, at::kFloat}),
+            .fill = draw(2) == 0 ? Fill::kIntegers : Fill::kNormal,
+            .seed = random_()};
+  }
+
+ private:
+  std::size_t draw(std::size_t count) { return static_cast<std::size_t>(random_() % count); }
+  template <typename T, std::size_t kCount>
+  T one_of(const std::array<T, kCount>& values) {
+    return values[draw(kCount)];
+  }
+
+  std::mt19937_64 random_{1};  // the same samples on every machine
+};
 
 void check_head_dims(std::size_t first, std::size_t last) {
   for (const TestedBackend& backend : tested_backends()) {
+    Samples samples;
     for (std::size_t d = first; d < last; ++d) {
       if (backend.needs_alignment && kHeadDims[d] % 8 != 0) continue;  // errors_test.cpp
-      for (std::size_t l = 0; l < kLengths.size(); ++l) {
-        const std::size_t i = d * kLengths.size() + l;
-        const CaseShape shape = shape_for(backend, sampled_shape(i, kHeadDims[d], kLengths[l]));
-        const Setting setting = sampled_setting(i);
+      for (const std::int64_t length : kLengths) {
+        const CaseShape shape = shape_for(backend, samples.shape(kHeadDims[d], length));
+        const Setting setting = samples.setting();
         INFO(backend << ": " << shape << "; " << setting);
         AttentionArgs args = with_setting(make_args(shape), setting);
         args.phase = "prefill";

@@ -1,5 +1,5 @@
-// Thousands of launches over random shapes on several streams at once, with a watchdog: a schedule that hangs ends the
-// process with what was running. MODELOPT_STRESS_SECONDS bounds it (default 45).
+// Tens of thousands of launches, forward and backward, over random shapes on several streams at once, with a watchdog:
+// a schedule that hangs ends the process with what was running. MODELOPT_STRESS_SECONDS bounds it (default 45).
 #include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/attention_backward.h"
 #include "kernels/tested_backend.h"
 
 using namespace modelopt::kernels;
@@ -29,6 +30,7 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr std::size_t kStreams = 4;
+constexpr std::size_t kBackwardEvery = 5;  ///< calls; without a common factor with the backends
 constexpr std::chrono::seconds kPatience{60};
 
 /// Ends the process if progress() is not called for kPatience: a hung kernel cannot be waited for.
@@ -203,11 +205,29 @@ TEST_CASE("stress: thousands of launches over random shapes on several streams",
       const c10::cuda::CUDAStreamGuard guard(streams[i % kStreams]);
       first.push_back(attention(batch[i]));
     }
-    for (std::size_t i = batch.size(); i-- > 0;) {
+    for (std::size_t i = batch.size(); i-- > 0;) {  // every third time the mask is recorded beside the same bits
       const c10::cuda::CUDAStreamGuard guard(streams[(i / kStreams) % kStreams]);
-      second.push_back(attention(batch[i]));
+      second.push_back(i % 3 == 0 ? attention_with_mask(batch[i]).result : attention(batch[i]));
     }
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    std::array<std::vector<AttentionGradients>, 2> gradients;
+    for (std::size_t time = 0; time < 2; ++time) {
+      for (std::size_t i = 0; i < batch.size(); i += kBackwardEvery) {
+        const c10::cuda::CUDAStreamGuard guard(streams[(i / kBackwardEvery + time) % kStreams]);
+        gradients[time].push_back(run_attention_backward(
+            batch[i], {.grad_output = batch[i].q, .output = first[i].output, .logsumexp = first[i].logsumexp}));
+      }
+    }
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    for (std::size_t i = 0; i < gradients[0].size(); ++i) {
+      const AttentionGradients &once = gradients[0][i], &again = gradients[1][i];
+      different += !once.q.equal(again.q) || !once.k.equal(again.k) || !once.v.equal(again.v);
+      not_finite += !once.q.isfinite().all().item<bool>() || !once.k.isfinite().all().item<bool>() ||
+                    !once.v.isfinite().all().item<bool>();
+      INFO("gradients of " << describe(batch[i * kBackwardEvery]));
+      CHECK(different == 0);
+      CHECK(not_finite == 0);
+    }
     for (std::size_t i = 0; i < batch.size(); ++i) {
       const AttentionResult& again = second[batch.size() - 1 - i];
       different += !first[i].output.equal(again.output) || !first[i].logsumexp.equal(again.logsumexp);
@@ -218,7 +238,7 @@ TEST_CASE("stress: thousands of launches over random shapes on several streams",
       CHECK(not_finite == 0);
     }
     REQUIRE(different + not_finite == 0);
-    launches += 2 * static_cast<std::int64_t>(batch.size());
+    launches += 2 * static_cast<std::int64_t>(batch.size() + gradients[0].size());
   }
   CHECK(counts.some_but_not_all());
   WARN(launches << " launches on " << kStreams << " streams");

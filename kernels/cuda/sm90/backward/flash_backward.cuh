@@ -14,16 +14,15 @@
 //
 // CTA         2 consumer warpgroups of 64 rows, one producer warp. CTAs of the longest loops come first; the heads of a
 //             section share the L2 cache.
-// Registers   consumers 240, producer 24. Of a consumer with head_dim 128: dK and dV 64 each, S and dP 32 each, P and
-// dS
-//             16 each; or dQ 64, S and dP 48 each, dS 24.
+// Registers   consumers 240, producer 24. Of a consumer with head_dim 128: dK and dV 64 each, S and dP 32 each, P
+//             and dS 16 each; or dQ 64, S and dP 48 each, dS 24.
 // Shared      A, A' 128 rows, kStages of B, B' (kColumns each), 128-byte swizzle, in panels of 64 elements: 195 KiB
-//             (keys) or 209 KiB (queries) for head_dim 128.
+//             (keys) or 211 KiB (queries) for head_dim 128.
 // Barriers    rows_full; full and empty per stage. Empties count one arrival per consumer warp.
 // Pipeline    After the products of tile i are issued, S and dP of tile i + 1 follow: the exponentials of i + 1 overlap
 //             with its dP, dS with dV, and each warpgroup's arithmetic with the other's products.
-// Masks       Bits of what is attended (attended_bits.cuh), where the mask is given or a tile is not visible as a
-// whole.
+// Masks       Bits of what is attended (attended_bits.cuh), where the mask is given or a tile is not visible
+//             as a whole.
 #pragma once
 
 #include <cuda.h>

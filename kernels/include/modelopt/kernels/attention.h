@@ -89,7 +89,7 @@ struct AttentionTraits {
   bool skip_softmax = false;   ///< some lambda > 0
   std::int64_t skip_br = 128;  ///< query rows and
   std::int64_t skip_bc = 128;  ///< keys of its blocks; one row in phase "decode"
-  bool decode = false;         ///< phase "decode": N:M does not apply
+  bool decode = false;         ///< no sequence is prefill: N:M is off
   std::int64_t group = 1;      ///< query heads of a key head
   bool collect_stats = false;
   bool want_mask = false;  ///< the attended mask is asked for (autograd, tests)
@@ -104,7 +104,7 @@ struct AttentionTraits {
 [[nodiscard]] std::string select_attention_backend(const AttentionTraits& traits,
                                                    const std::string& requested = "auto");
 
-/// JSON array: [{"name": …, "available": bool, "reason": null | "why not"}, …], in order of preference.
+/// JSON array: [{"name": …, "available": bool, "reason": null | "why not"[, "note": "…"]}, …], in order of preference.
 [[nodiscard]] std::string attention_backends();
 
 }  // namespace modelopt::kernels
