@@ -1,5 +1,7 @@
 // Launches that the host does not wait for: CUDA graphs whose lengths change between replays, several streams, and
 // several GPUs.
+#include "kernels/attention_backward.h"  // before Catch2: PyTorch's logging brings a CHECK of its own
+
 #include <ATen/cuda/CUDAGraph.h>
 #include <ATen/ops/tensor.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -12,7 +14,6 @@
 #include <array>
 #include <vector>
 
-#include "kernels/attention_backward.h"
 #include "kernels/calibrate_call.h"
 
 using namespace modelopt::kernels;
