@@ -46,8 +46,11 @@ models::GenerateResult generate(const ModelSession& session, const Prompts& prom
     return result;
   }
   checkpoint::IncrementalDecoder decoder(*prompts.tokenizer, /*skip_special_tokens=*/true);
-  auto result = models::generate(*session.model, prompts.rows, config,
-                                 [&](std::size_t, std::int64_t token) { print_text(output, decoder.push(token)); });
+  std::optional<log::HoldScope> unbroken;  // what the prefill warned of stands before the text, the rest after it
+  auto result = models::generate(*session.model, prompts.rows, config, [&](std::size_t, std::int64_t token) {
+    if (!unbroken) unbroken.emplace();
+    print_text(output, decoder.push(token));
+  });
   print_text(output, decoder.finish() + "\n");
   return result;
 }

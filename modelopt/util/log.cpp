@@ -3,6 +3,11 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
 namespace modelopt::log {
 namespace {
 
@@ -13,6 +18,26 @@ spdlog::logger& logger() {
     return created;
   }();
   return *instance;
+}
+
+// Messages that wait for the end of a HoldScope.
+struct Held {
+  std::mutex mutex;
+  int scopes = 0;
+  std::vector<std::pair<spdlog::level::level_enum, std::string>> messages;
+};
+
+Held& held() {
+  static Held instance;
+  return instance;
+}
+
+void write(spdlog::level::level_enum level, std::string_view message) {
+  const std::lock_guard lock(held().mutex);
+  if (held().scopes > 0)
+    held().messages.emplace_back(level, message);
+  else
+    logger().log(level, "{}", message);
 }
 
 }  // namespace
@@ -27,9 +52,21 @@ void set_level(Level level) {
   }
 }
 
-void debug(std::string_view message) { logger().debug("{}", message); }
-void info(std::string_view message) { logger().info("{}", message); }
-void warn(std::string_view message) { logger().warn("{}", message); }
-void error(std::string_view message) { logger().error("{}", message); }
+void debug(std::string_view message) { write(spdlog::level::debug, message); }
+void info(std::string_view message) { write(spdlog::level::info, message); }
+void warn(std::string_view message) { write(spdlog::level::warn, message); }
+void error(std::string_view message) { write(spdlog::level::err, message); }
+
+HoldScope::HoldScope() {
+  const std::lock_guard lock(held().mutex);
+  ++held().scopes;
+}
+
+HoldScope::~HoldScope() {
+  const std::lock_guard lock(held().mutex);
+  if (--held().scopes > 0) return;
+  for (const auto& [level, message] : held().messages) logger().log(level, "{}", message);
+  held().messages.clear();
+}
 
 }  // namespace modelopt::log

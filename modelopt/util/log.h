@@ -14,4 +14,13 @@ void info(std::string_view message);
 void warn(std::string_view message);
 void error(std::string_view message);
 
+/// While one lives, messages wait; its end writes them. For a line of output that is not to be broken by them.
+class HoldScope {
+ public:
+  HoldScope();
+  ~HoldScope();
+  HoldScope(const HoldScope&) = delete;
+  HoldScope& operator=(const HoldScope&) = delete;
+};
+
 }  // namespace modelopt::log

@@ -17,7 +17,10 @@ extern char** environ;
 namespace modelopt::test {
 namespace {
 
-ProgramResult spawn(const std::vector<std::string>& arguments, const std::string& input, const std::string& out_path) {
+enum class Stderr { kApart, kWithStdout };
+
+ProgramResult spawn(const std::vector<std::string>& arguments, const std::string& input, const std::string& out_path,
+                    Stderr where = Stderr::kApart) {
   const TemporaryDirectory directory;
   directory.write("in", input);
   posix_spawn_file_actions_t actions;
@@ -27,7 +30,11 @@ ProgramResult spawn(const std::vector<std::string>& arguments, const std::string
     posix_spawn_file_actions_addclose(&actions, STDOUT_FILENO);
   else
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out_path.c_str(), O_WRONLY | O_CREAT, 0600);
-  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, (directory / "err").c_str(), O_WRONLY | O_CREAT, 0600);
+  directory.write("err", "");
+  if (where == Stderr::kWithStdout)
+    posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
+  else
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, (directory / "err").c_str(), O_WRONLY, 0600);
 
   std::vector<std::string> storage = {MODELOPT_PROGRAM};
   storage.insert(storage.end(), arguments.begin(), arguments.end());
@@ -47,6 +54,13 @@ ProgramResult spawn(const std::vector<std::string>& arguments, const std::string
 ProgramResult run_program(const std::vector<std::string>& arguments, const std::string& input) {
   const TemporaryDirectory directory;
   ProgramResult result = spawn(arguments, input, (directory / "out").string());
+  result.out = read_file(directory / "out");
+  return result;
+}
+
+ProgramResult run_program_mixed(const std::vector<std::string>& arguments) {
+  const TemporaryDirectory directory;
+  ProgramResult result = spawn(arguments, {}, (directory / "out").string(), Stderr::kWithStdout);
   result.out = read_file(directory / "out");
   return result;
 }

@@ -19,6 +19,9 @@ struct ProgramResult {
 /// `input` becomes its stdin.
 [[nodiscard]] ProgramResult run_program(const std::vector<std::string>& arguments, const std::string& input = {});
 
+/// The same with stdout and stderr in one file, as on a terminal; both are in `out`.
+[[nodiscard]] ProgramResult run_program_mixed(const std::vector<std::string>& arguments);
+
 /// The same with stdout going to the file `out_path`; "": stdout is closed.
 [[nodiscard]] ProgramResult run_program_into(const std::string& out_path, const std::vector<std::string>& arguments);
 
