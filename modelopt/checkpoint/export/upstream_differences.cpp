@@ -116,9 +116,20 @@ std::string share_of_exponential(const PhaseCalibration& phase, double target, s
   return threshold > phase.table->thresholds.back() ? "at least " + share : share;
 }
 
+// Here a threshold of 1 or more is lowered to the largest that is applied.
+std::optional<std::string> not_lowered(std::string_view name, const PhaseCalibration& phase, double target) {
+  std::string lengths;
+  for (const std::int64_t length : phase.table ? phase.table->lengths : std::vector<std::int64_t>())
+    if (phase.exponential->threshold(target, length) >= 1.0) lengths += str(lengths.empty() ? "" : ", ", length);
+  if (lengths.empty()) return std::nullopt;
+  return str("other readers will skip nothing in ", name, " at ", lengths,
+             " tokens, where the threshold for the target ", "of ", rounded(target), " is 1 or more");
+}
+
 std::optional<std::string> missed_by_exponential(std::string_view name, const std::optional<PhaseCalibration>& phase,
                                                  double target) {
-  if (!phase || phase->form != config::CalibrationForm::kTable || target == 0.0) return std::nullopt;
+  if (!phase || target == 0.0) return std::nullopt;
+  if (phase->form == config::CalibrationForm::kExponential) return not_lowered(name, *phase, target);
   if (!phase->exponential)
     return str("other readers will skip nothing in ", name, ", whose calibration has no exponential form");
   const std::string use = str("other readers use ", rounded(phase->exponential->a), " * exp(",
