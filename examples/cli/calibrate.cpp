@@ -38,6 +38,7 @@ struct Options {
   ExportTarget export_target;
   // fields of the calibration block; empty: as the configuration says
   std::string target_sparse_ratio, samples, max_seqlen, chunk_size, data_dir, cache_dir;
+  std::string haystack;
   std::string form = "table";
   std::int64_t fit_length = 0;
   bool extrapolate = false;
@@ -141,19 +142,38 @@ Json phase_data(const PhaseCalibration& phase, double target) {
   return rows;
 }
 
-std::string to_text(const eval::NamedConfig& config, const calibration::CalibrationResult& result,
-                    const config::PhaseTargets& targets) {
+// Of each rule, which stands above its tables where there are several.
+std::string to_text(const eval::NamedConfig& config, const calibration::CalibrationResult& result) {
   const auto cached =
       std::count_if(result.samples.begin(), result.samples.end(), [](const auto& sample) { return sample.cached; });
-  std::string text = str(config.name, ": ", result.samples.size(), " prompts of ", result.samples.front().length,
-                         " to ", result.samples.back().length, " tokens (", cached, " from the cache), ",
-                         result.modules, " attention modules, blocks of ", result.calibration.br, " x ",
-                         result.calibration.bc, ", ", fixed(result.seconds, 1), " s\n");
-  if (result.calibration.prefill) text += "\n" + phase_text("prefill", *result.calibration.prefill, *targets.prefill);
-  if (result.calibration.decode) text += "\n" + phase_text("decode", *result.calibration.decode, *targets.decode);
-  for (const std::string& remark : result.remarks)
-    text += (&remark == result.remarks.data() ? "\n" : "") + str("Note: ", remark, "\n");
+  std::size_t modules = 0;
+  for (const auto& rule : result.rules) modules += rule.modules.size();
+  const config::ThresholdCalibration& first = result.rules.front().calibration;
+  std::string text =
+      str(config.name, ": ", result.samples.size(), " prompts of ", result.samples.front().length, " to ",
+          result.samples.back().length, " tokens (", cached, " from the cache), ", modules,
+          " attention modules, blocks of ", first.br, " x ", first.bc, ", ", fixed(result.seconds, 1), " s\n");
+  for (const auto& [name, rule_modules, targets, calibration, remarks] : result.rules) {
+    if (result.rules.size() > 1)
+      text += str("\nRule ", name, " on ", rule_modules.size(), rule_modules.size() == 1 ? " module\n" : " modules\n");
+    if (calibration.prefill) text += "\n" + phase_text("prefill", *calibration.prefill, *targets.prefill);
+    if (calibration.decode) text += "\n" + phase_text("decode", *calibration.decode, *targets.decode);
+    for (const std::string& remark : remarks)
+      text += (&remark == remarks.data() ? "\n" : "") + str("Note: ", remark, "\n");
+  }
   return text;
+}
+
+Json rules_data(const calibration::CalibrationResult& result) {
+  Json rules = Json::array();
+  for (const auto& [name, modules, targets, calibration, remarks] : result.rules)
+    rules.push_back({{"rule", name},
+                     {"modules", modules},
+                     {"calibration", config::to_json(calibration)},
+                     {"prefill", calibration.prefill ? phase_data(*calibration.prefill, *targets.prefill) : Json()},
+                     {"decode", calibration.decode ? phase_data(*calibration.decode, *targets.decode) : Json()},
+                     {"remarks", remarks}});
+  return rules;
 }
 
 Json samples_data(const calibration::CalibrationResult& result) {
@@ -181,48 +201,36 @@ std::vector<eval::RulerResult> check_on_ruler(const ModelSession& session, const
   return run_ruler(session, generator, {calibrated}, ruler, options.common);
 }
 
-// The targets of the first rule that was calibrated, which stand for all in the report.
-config::PhaseTargets targets_of(const config::SparseAttentionConfig& config) {
-  const auto find = [](const config::Rule& rule) {
-    return rule.enable && rule.method ? config::skip_softmax_parameters(*rule.method) : nullptr;
-  };
-  for (const config::PatternRule& entry : config.rules)
-    if (const auto* parameters = find(entry.rule)) return parameters->target_sparsity;
-  return find(config.default_rule)->target_sparsity;
-}
-
 void run(const Options& options) {
   check_export(options.export_target, options.model);
   const Output output(options.json);
   const auto named = named_configs(with_calibration_fields(options), options.common);
   MODELOPT_CHECK(!named.empty(), UsageError,
                  "calibrate needs --config NAME|FILE, with a calibration block, e.g. SKIP_SOFTMAX_CALIB");
-  const ModelSession session = load_session(options.model, options.common);
   const auto& wanted = named.front();
-  const auto generator =
-      ruler_generator(session, wanted.config.calibration ? wanted.config.calibration->data_dir : std::string());
+  const std::string data_dir = wanted.config.calibration ? wanted.config.calibration->data_dir : std::string();
+  check_haystack(options.haystack, data_dir, "calibration.data_dir");
+  const ModelSession session = load_session(options.model, options.common);
+  const auto generator = ruler_generator(session, options.haystack, data_dir);
   const calibration::CalibrationResult result = calibrate(session, generator, wanted.config, options);
-  const config::PhaseTargets targets = targets_of(result.config);
-  output.print(to_text(wanted, result, targets));
+  output.print(to_text(wanted, result));
 
+  // The export first: the comparison takes longer than the calibration, and an interrupt must not cost the result.
   const eval::NamedConfig calibrated{wanted.name, result.config};
+  if (!options.export_target.directory.empty()) {
+    write_export(session, calibrated, options.export_target, options.common);
+    output.print(str("\nWrote ", options.export_target.directory, "\n"));
+  }
   std::vector<eval::RulerResult> ruler;
   if (options.ruler_samples > 0) {
     ruler = check_on_ruler(session, generator, calibrated, options);
     output.print("\n" + ruler_table(ruler));
   }
-  if (!options.export_target.directory.empty()) {
-    write_export(session, calibrated, options.export_target, options.common);
-    output.print(str("\nWrote ", options.export_target.directory, "\n"));
-  }
-  const auto& phases = result.calibration;
   output.finish({{"model", options.model},
                  {"config", wanted.name},
                  {"configuration", config::to_json(result.config)},
-                 {"calibration", config::to_json(phases)},
-                 {"prefill", phases.prefill ? phase_data(*phases.prefill, *targets.prefill) : Json()},
-                 {"decode", phases.decode ? phase_data(*phases.decode, *targets.decode) : Json()},
-                 {"remarks", result.remarks},
+                 {"haystack", haystack_name(options.haystack, data_dir)},
+                 {"rules", rules_data(result)},
                  {"samples", samples_data(result)},
                  {"seconds", result.seconds},
                  {"ruler", ruler_data(ruler)},
@@ -242,6 +250,7 @@ void add_calibration_options(CLI::App& command, Options& options) {
       "INT");
   add("--data-dir,--calib_data_dir", options.data_dir, "text file, or directory of *.txt, that prompts are made of",
       "PATH");
+  add_haystack_option(command, options.haystack)->group(group);
   add("--cache", options.cache_dir, "keep counts here: a calibration that was broken off resumes", "DIR");
   command.add_option("--form", options.form, "how thresholds follow from targets: table (default) or exponential")
       ->check(CLI::IsMember({"table", "exponential"}))

@@ -34,12 +34,14 @@ struct Options {
   std::string text;
   std::string token_ids;
   std::vector<std::int64_t> seq_lens = {2048};
-  std::int64_t windows = 4;
+  std::optional<std::int64_t> windows;
   bool stats = false;
   bool ruler = false;
   std::vector<std::string> ruler_tasks;
-  std::int64_t ruler_samples = 4;
+  std::optional<std::int64_t> ruler_samples;
   std::string ruler_text;
+  std::string haystack;
+  std::optional<std::int64_t> decode_steps;
   std::string json;
 };
 
@@ -158,26 +160,45 @@ Json to_data(const Options& options, const std::vector<eval::NamedConfig>& confi
 // RULER: what the dense model and the configurations find in prompts with known answers.
 void evaluate_ruler(const ModelSession& session, const std::vector<eval::NamedConfig>& configs, const Options& options,
                     const Output& output) {
-  const auto generator = ruler_generator(session, options.ruler_text);
+  const auto generator = ruler_generator(session, options.haystack, options.ruler_text);
   eval::RulerOptions ruler;
   ruler.lengths = options.seq_lens;
-  ruler.samples = options.ruler_samples;
+  ruler.samples = options.ruler_samples.value_or(ruler.samples);
+  ruler.decode_steps = options.decode_steps;
   ruler.seed = options.common.seed;
   ruler.tasks = ruler_tasks(options.ruler_tasks, generator, ruler.lengths, ruler.seed);
   const auto results = run_ruler(session, generator, configs, ruler, options.common);
   output.print(ruler_table(results));
   for (const auto& named : configs)
     if (options.stats || asks_for_statistics(named.config)) output.print(ruler_statistics(results, named.name));
-  Json data = {{"model", options.model}, {"seed", ruler.seed}, {"configs", Json::object()}};
+  Json data = {{"model", options.model},
+               {"seed", ruler.seed},
+               {"haystack", haystack_name(options.haystack, options.ruler_text)},
+               {"decode_steps", ruler.decode_steps ? Json(*ruler.decode_steps) : Json()},
+               {"configs", Json::object()}};
   for (const auto& named : configs) data["configs"][named.name] = config::to_json(named.config);
   data["ruler"] = ruler_data(results);
   output.finish(data);
 }
 
+// Nothing that was asked for is without an effect.
 void check_ruler_options(const Options& options) {
-  if (options.ruler) return;
-  MODELOPT_CHECK(options.ruler_tasks.empty() && options.ruler_text.empty() && options.ruler_samples == 4, UsageError,
-                 "--ruler-tasks, --ruler-samples and --ruler-text have an effect only with --ruler");
+  if (!options.ruler) {
+    MODELOPT_CHECK(options.ruler_tasks.empty() && options.ruler_text.empty() && options.haystack.empty() &&
+                       !options.ruler_samples && !options.decode_steps,
+                   UsageError,
+                   "--ruler-tasks, --ruler-samples, --ruler-text, --haystack and --decode-steps have an effect only "
+                   "with --ruler");
+    return;
+  }
+  MODELOPT_CHECK(!options.windows, UsageError, "--windows ", *options.windows,
+                 ": has no effect with --ruler, expected --ruler-samples");
+  check_haystack(options.haystack, options.ruler_text, "--ruler-text");
+  std::vector<std::int64_t> lengths = options.seq_lens;
+  std::sort(lengths.begin(), lengths.end());
+  const auto twice = std::adjacent_find(lengths.begin(), lengths.end());
+  MODELOPT_CHECK(twice == lengths.end(), UsageError, "--seq-len ", *twice,
+                 ": given twice, expected each length once with --ruler");
 }
 
 void run(const Options& options) {
@@ -196,7 +217,7 @@ void run(const Options& options) {
   ProgressBar bar("evaluating", progress_mode(options.common));
   eval::EvalOptions eval_options;
   eval_options.seq_lens = options.seq_lens;
-  eval_options.windows = options.windows;
+  eval_options.windows = options.windows.value_or(4);
   eval_options.kernel = options.common.kernel;
   eval_options.progress = [&](std::int64_t done, std::int64_t total) { bar.update(done, total); };
   const auto results = eval::evaluate(*session.model, rows, configs, eval_options);
@@ -232,6 +253,11 @@ Command add_eval(CLI::App& program) {
           "--ruler-text", options->ruler_text,
           "text file, or directory of *.txt, that prompts are made of (default: the text that ships with this)")
       ->type_name("PATH");
+  add_haystack_option(*parser, options->haystack);
+  parser
+      ->add_option("--decode-steps", options->decode_steps,
+                   "decode so many steps after each prompt, past the end of text (default: as long as answers need)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
   add_json_option(*parser, options->json);
   add_stats_option(*parser, options->stats);
   add_config_options(*parser, options->config, ConfigUse::kMany);

@@ -57,11 +57,29 @@ std::vector<RulerResult> totals(const std::vector<RulerResult>& results) {
 
 }  // namespace
 
-calibration::RulerGenerator ruler_generator(const ModelSession& session, const std::string& path) {
+CLI::Option* add_haystack_option(CLI::App& command, std::string& haystack) {
+  return command
+      .add_option("--haystack", haystack,
+                  "what needles are hidden in: text (default), or noise, sentences that say nothing")
+      ->check(CLI::IsMember({"text", "noise"}));
+}
+
+void check_haystack(const std::string& haystack, const std::string& path, const std::string& path_option) {
+  MODELOPT_CHECK(haystack != "noise" || path.empty(), UsageError, "--haystack noise with ", path_option, " ", path,
+                 ": expected one of the two");
+}
+
+std::string haystack_name(const std::string& haystack, const std::string& path) {
+  if (haystack == "noise") return haystack;
+  return path.empty() ? "shipped" : path;
+}
+
+calibration::RulerGenerator ruler_generator(const ModelSession& session, const std::string& haystack,
+                                            const std::string& path) {
+  using calibration::Haystack;
   auto tokenizer = load_tokenizer(session.directory, ", expected one to make prompts with");
-  calibration::Haystack haystack =
-      path.empty() ? calibration::Haystack(shipped_text()) : calibration::Haystack::from_path(path);
-  return {std::move(tokenizer), std::move(haystack)};
+  if (haystack == "noise") return {std::move(tokenizer), Haystack::noise()};
+  return {std::move(tokenizer), path.empty() ? Haystack(shipped_text()) : Haystack::from_path(path)};
 }
 
 std::vector<RulerTask> ruler_tasks(const std::vector<std::string>& names, const calibration::RulerGenerator& generator,
@@ -72,6 +90,8 @@ std::vector<RulerTask> ruler_tasks(const std::vector<std::string>& names, const 
     std::vector<std::string_view> known;
     for (const auto& entry : calibration::kRulerTasks) known.push_back(entry.name);
     MODELOPT_CHECK(task, UsageError, "--ruler-tasks ", name, ": expected ", config::one_of(known));
+    MODELOPT_CHECK(std::find(tasks.begin(), tasks.end(), *task) == tasks.end(), UsageError, "--ruler-tasks ", name,
+                   ": given twice, expected each task once");
     tasks.push_back(*task);
   }
   if (tasks.empty()) {

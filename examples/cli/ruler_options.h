@@ -14,10 +14,22 @@
 
 namespace modelopt::cli {
 
-/// Prompts over the text of `path` (a file, or a directory of *.txt); empty: the text that the program carries.
-[[nodiscard]] calibration::RulerGenerator ruler_generator(const ModelSession& session, const std::string& path);
+/// --haystack text|noise; empty: text.
+CLI::Option* add_haystack_option(CLI::App& command, std::string& haystack);
 
-/// Tasks by name; `names` empty: all that have room in the shortest length. Throws UsageError for a name that is none.
+/// Throws UsageError for noise beside a text; `path_option` names the one that gives `path`.
+void check_haystack(const std::string& haystack, const std::string& path, const std::string& path_option);
+
+/// "noise", or where the text is from: `path`, or "shipped".
+[[nodiscard]] std::string haystack_name(const std::string& haystack, const std::string& path);
+
+/// Prompts over sentences of noise, or the text of `path` (a file, or a directory of *.txt); empty: the text that the
+/// program carries.
+[[nodiscard]] calibration::RulerGenerator ruler_generator(const ModelSession& session, const std::string& haystack,
+                                                          const std::string& path);
+
+/// Tasks by name; `names` empty: all that have room in the shortest length. Throws UsageError for a name that is none,
+/// or is there twice.
 [[nodiscard]] std::vector<calibration::RulerTask> ruler_tasks(const std::vector<std::string>& names,
                                                               const calibration::RulerGenerator& generator,
                                                               const std::vector<std::int64_t>& lengths,

@@ -25,6 +25,16 @@ struct BlockCounts {
     return *this;
   }
 
+  /// The rows of these modules alone.
+  [[nodiscard]] BlockCounts of_modules(const std::vector<std::size_t>& modules) const {
+    BlockCounts result;
+    for (const std::size_t m : modules) {
+      result.visible.push_back(visible[m]);
+      result.skipped.push_back(skipped[m]);
+    }
+    return result;
+  }
+
   bool operator==(const BlockCounts&) const = default;
 };
 

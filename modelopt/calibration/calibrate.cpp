@@ -11,6 +11,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <type_traits>
 #include <utility>
 
 #include <modelopt/calibration/calibrating_method.h>
@@ -36,16 +37,23 @@ using config::SparseAttentionConfig;
 using models::CausalLM;
 using nlohmann::ordered_json;
 
+template <typename Parameters>
+struct SkipRule {
+  std::string name;  // its pattern, or "default", as reports have it
+  Parameters* parameters;
+};
+
 // The enabled skip-softmax rules of a configuration.
 template <typename Config>
 auto skip_rules(Config& config) {
-  std::vector<decltype(config::skip_softmax_parameters(*config.default_rule.method))> rules;
-  const auto add = [&](auto& rule) {
+  using Parameters = std::remove_pointer_t<decltype(config::skip_softmax_parameters(*config.default_rule.method))>;
+  std::vector<SkipRule<Parameters>> rules;
+  const auto add = [&](const std::string& name, auto& rule) {
     if (!rule.enable || !rule.method) return;
-    if (auto* parameters = config::skip_softmax_parameters(*rule.method)) rules.push_back(parameters);
+    if (auto* parameters = config::skip_softmax_parameters(*rule.method)) rules.push_back({name, parameters});
   };
-  for (auto& entry : config.rules) add(entry.rule);
-  add(config.default_rule);
+  for (auto& entry : config.rules) add(entry.pattern, entry.rule);
+  add("default", config.default_rule);
   return rules;
 }
 
@@ -57,11 +65,12 @@ const SkipSoftmaxConfig& check_rules(const SparseAttentionConfig& config) {
   const auto rules = skip_rules(config);
   MODELOPT_CHECK(!rules.empty(), ConfigError, subject,
                  " has no enabled skip-softmax rule to calibrate, expected flash_skip_softmax or skip_softmax");
-  for (const SkipSoftmaxConfig* rule : rules)
-    MODELOPT_CHECK(rule->br == rules.front()->br && rule->bc == rules.front()->bc, ConfigError,
-                   "skip-softmax rules with blocks of ", rules.front()->br, " x ", rules.front()->bc, " and ", rule->br,
-                   " x ", rule->bc, ", expected the same in all rules that are calibrated together");
-  return *rules.front();
+  const SkipSoftmaxConfig& first = *rules.front().parameters;
+  for (const auto& [name, rule] : rules)
+    MODELOPT_CHECK(rule->br == first.br && rule->bc == first.bc, ConfigError, "skip-softmax rules with blocks of ",
+                   first.br, " x ", first.bc, " and ", rule->br, " x ", rule->bc,
+                   ", expected the same in all rules that are calibrated together");
+  return first;
 }
 
 void check_lengths(const CalibrationConfig& calibration, std::int64_t br, std::int64_t context) {
@@ -83,16 +92,23 @@ std::vector<double> trials_of(const CalibrationConfig& calibration) {
 }
 
 // Per skip-softmax rule, both phases: its own targets before those of the calibration; 0 for a phase without any.
-std::vector<config::PhaseTargets> targets_of(const SparseAttentionConfig& config) {
+// Messages name the rule where there are several.
+std::vector<RuleCalibration> start_rules(const SparseAttentionConfig& config) {
   const config::PhaseTargets& common = config.calibration->target_sparse_ratio;
   const auto first = [](const std::optional<double>& own, const std::optional<double>& other) {
     return own ? own : other ? other : 0.0;
   };
-  std::vector<config::PhaseTargets> targets;
-  for (const SkipSoftmaxConfig* rule : skip_rules(config))
-    targets.push_back({.prefill = first(rule->target_sparsity.prefill, common.prefill),
-                       .decode = first(rule->target_sparsity.decode, common.decode)});
-  return targets;
+  std::vector<RuleCalibration> result;
+  for (const auto& [name, rule] : skip_rules(config))
+    result.push_back({.rule = name,
+                      .targets = {.prefill = first(rule->target_sparsity.prefill, common.prefill),
+                                  .decode = first(rule->target_sparsity.decode, common.decode)}});
+  for (const RuleCalibration& rule : result)
+    MODELOPT_CHECK(*rule.targets.prefill > 0.0 || *rule.targets.decode > 0.0, ConfigError,
+                   result.size() > 1 ? str("rule ", rule.rule, ": ") : "",
+                   "no phase has a target above 0, expected target_sparse_ratio of the calibration or target_sparsity "
+                   "of a rule");
+  return result;
 }
 
 // Runs prompts through the model, whose slots hold the counting method.
@@ -138,10 +154,9 @@ class Measurement {
   CountRecorder& recorder_;
 };
 
-// Puts the counting method into the slots of all modules to which `config` gives a skip-softmax method; returns their
-// names.
-std::vector<std::string> fill_slots(CausalLM& model, SparseAttentionConfig config, const std::string& kernel,
-                                    const std::shared_ptr<CountRecorder>& recorder) {
+// Puts the counting method into the slots of all modules to which `config` gives a skip-softmax method; returns those.
+std::vector<ModuleReport> fill_slots(CausalLM& model, SparseAttentionConfig config, const std::string& kernel,
+                                     const std::shared_ptr<CountRecorder>& recorder) {
   config.calibration.reset();  // what it asks for is being done
   methods::MethodRegistry registry;
   methods::register_builtin_methods(registry);
@@ -151,20 +166,37 @@ std::vector<std::string> fill_slots(CausalLM& model, SparseAttentionConfig confi
     skipping.emplace_back(descriptor.name);
     registry.add(std::make_unique<CalibratingMethod>(descriptor.name, recorder));
   }
-  const SparsifyReport report = sparsify(model, config, {.kernel = kernel, .registry = &registry});
-  std::vector<std::string> names;
-  for (const ModuleReport& module : report.modules)
-    if (std::find(skipping.begin(), skipping.end(), module.method) != skipping.end()) names.push_back(module.name);
-  return names;
+  SparsifyReport report = sparsify(model, config, {.kernel = kernel, .registry = &registry});
+  std::erase_if(report.modules, [&](const ModuleReport& module) {
+    return std::find(skipping.begin(), skipping.end(), module.method) == skipping.end();
+  });
+  return std::move(report.modules);
+}
+
+// Rows of the counts that belong to each rule: of several rules with one pattern, to the last.
+std::vector<std::vector<std::size_t>> assign_modules(std::vector<RuleCalibration>& rules,
+                                                     const std::vector<ModuleReport>& modules) {
+  std::vector<std::vector<std::size_t>> rows(rules.size());
+  for (std::size_t m = 0; m < modules.size(); ++m) {
+    std::size_t i = rules.size() - 1;
+    while (rules[i].rule != modules[m].rule) --i;
+    rules[i].modules.push_back(modules[m].name);
+    rows[i].push_back(m);
+  }
+  for (const RuleCalibration& rule : rules)
+    MODELOPT_CHECK(
+        !rule.modules.empty(), ConfigError, "rule ", rule.rule,
+        " has no attention module to calibrate, expected one that no later rule takes, or the rule disabled");
+  return rows;
 }
 
 // Everything that the counts of a prompt depend on.
 ordered_json cache_key(const PlannedSample& sample, const std::string& ids_hash, const CalibrationConfig& calibration,
                        const SkipSoftmaxConfig& blocks, const std::vector<double>& trials,
-                       const std::vector<std::string>& modules, const CausalLM& model,
+                       const std::vector<ModuleReport>& modules, const CausalLM& model,
                        const CalibrateOptions& options) {
   std::string names;
-  for (const std::string& name : modules) names += name + "\n";
+  for (const ModuleReport& module : modules) names += module.name + "\n";
   return {{"version", version()},
           {"model", options.model_hash},
           {"dtype", c10::toString(model.dtype())},
@@ -196,15 +228,19 @@ void add(CountsByLength& totals, std::int64_t length, const BlockCounts& counts)
   if (!is_new) entry->second += counts;
 }
 
-config::PhaseCalibration fit_phase(const CountsByLength& counts, const std::vector<double>& trials,
-                                   const CalibrationConfig& calibration, const CalibrateOptions& options) {
+// Of the modules in these rows. `subject` begins messages.
+config::PhaseCalibration fit_phase(const CountsByLength& counts, const std::vector<std::size_t>& rows,
+                                   const std::vector<double>& trials, const CalibrationConfig& calibration,
+                                   const CalibrateOptions& options, const std::string& subject) {
+  CountsByLength own;
+  for (const auto& [length, blocks] : counts) own.emplace(length, blocks.of_modules(rows));
   config::PhaseCalibration phase;
-  phase.table = make_table(counts, trials);
+  phase.table = make_table(own, trials);
   const std::int64_t length = options.fit_length == 0 ? phase.table->lengths.back() : options.fit_length;
   phase.exponential = fit_exponential(*phase.table, {.length = length, .logspace = calibration.fit_logspace});
   phase.form = options.form;
-  MODELOPT_CHECK(phase.form == config::CalibrationForm::kTable || phase.exponential, ConfigError,
-                 "the exponential form has too few points within 10 to 90 % at ", length,
+  MODELOPT_CHECK(phase.form == config::CalibrationForm::kTable || phase.exponential, ConfigError, subject,
+                 ": the exponential form has too few points within 10 to 90 % at ", length,
                  " tokens, expected the form table, or other threshold_trials");
   return phase;
 }
@@ -222,15 +258,13 @@ std::string reach(const config::PhaseCalibration& phase, double target, const Ca
   return text.str();
 }
 
-// Refuses a target that no threshold reaches, and notes the rest.
-void check_target(const char* phase_name, const config::PhaseCalibration& phase, double target, bool extrapolate,
-                  const CalibrationConfig& calibration, std::vector<std::string>& remarks) {
-  if (target == 0.0) return;
+// Refuses a target that no threshold reaches. `subject` begins the message.
+void check_target(const config::PhaseCalibration& phase, double target, bool extrapolate,
+                  const CalibrationConfig& calibration, const std::string& subject) {
   const std::int64_t longest = phase.table->lengths.back();
   const auto problem = phase.out_of_range(target, longest);
-  MODELOPT_CHECK(!problem || extrapolate, ConfigError, phase_name, ": ", *problem, "; ",
+  MODELOPT_CHECK(!problem || extrapolate, ConfigError, subject, ": ", *problem, "; ",
                  reach(phase, target, calibration));
-  for (const std::string& remark : calibration_remarks(phase, target)) remarks.push_back(str(phase_name, ": ", remark));
 }
 
 }  // namespace
@@ -244,14 +278,7 @@ CalibrationResult calibrate(CausalLM& model, const RulerGenerator& generator, co
   check_lengths(calibration, blocks.br, context);
   MODELOPT_CHECK(calibration.cache_dir.empty() || !options.model_hash.empty(), InvalidArgument,
                  "a cache of counts needs the model's hash, expected CalibrateOptions::model_hash");
-  const std::vector<config::PhaseTargets> targets = targets_of(config);
-  const auto wanted = [&](auto phase) {
-    return std::any_of(targets.begin(), targets.end(), [&](const auto& rule) { return rule.*phase > 0.0; });
-  };
-  using Targets = config::PhaseTargets;
-  MODELOPT_CHECK(wanted(&Targets::prefill) || wanted(&Targets::decode), ConfigError,
-                 "no phase has a target above 0, expected target_sparse_ratio of the calibration or target_sparsity of "
-                 "a rule");
+  CalibrationResult result{.rules = start_rules(config), .config = config};
   const auto plan = plan_samples(calibration, generator, options.seed, context - calibration.num_decode_tokens);
   const auto [shortest, longest] = std::pair(plan.front().length, plan.back().length);
   MODELOPT_CHECK(options.fit_length == 0 || (options.fit_length >= shortest && options.fit_length <= longest),
@@ -262,10 +289,10 @@ CalibrationResult calibrate(CausalLM& model, const RulerGenerator& generator, co
   const at::NoGradGuard no_grad;
   const DenseScope dense_scope(model);
   const auto recorder = std::make_shared<CountRecorder>(trials_of(calibration));
-  const std::vector<std::string> modules = fill_slots(model, config, options.kernel, recorder);
+  const std::vector<ModuleReport> modules = fill_slots(model, config, options.kernel, recorder);
+  const auto rows = assign_modules(result.rules, modules);
   Measurement measurement(model, calibration, *recorder);
 
-  CalibrationResult result{.config = config, .modules = std::ssize(modules)};
   std::int64_t total = 0, done = 0;
   for (const PlannedSample& sample : plan) total += sample.length;
   CountsByLength prefill, decode;
@@ -288,21 +315,26 @@ CalibrationResult calibrate(CausalLM& model, const RulerGenerator& generator, co
     if (options.progress) options.progress(done, total);
   }
 
-  config::ThresholdCalibration& fitted = result.calibration;
-  fitted.br = blocks.br;
-  fitted.bc = blocks.bc;
-  fitted.provenance =
-      config::CalibrationProvenance{.data_hash = data.hex_digest(), .seed = options.seed, .samples = std::ssize(plan)};
-  if (wanted(&Targets::prefill)) fitted.prefill = fit_phase(prefill, recorder->thresholds(), calibration, options);
-  if (wanted(&Targets::decode)) fitted.decode = fit_phase(decode, recorder->thresholds(), calibration, options);
+  const config::CalibrationProvenance provenance = {
+      .data_hash = data.hex_digest(), .seed = options.seed, .samples = std::ssize(plan)};
   const auto rules = skip_rules(result.config);
   for (std::size_t i = 0; i < rules.size(); ++i) {
-    if (fitted.prefill)
-      check_target("prefill", *fitted.prefill, *targets[i].prefill, options.extrapolate, calibration, result.remarks);
-    if (fitted.decode)
-      check_target("decode", *fitted.decode, *targets[i].decode, options.extrapolate, calibration, result.remarks);
-    rules[i]->threshold = fitted;
-    rules[i]->target_sparsity = targets[i];
+    RuleCalibration& rule = result.rules[i];
+    const auto fit = [&](const char* name, const CountsByLength& counts,
+                         double target) -> std::optional<config::PhaseCalibration> {
+      if (target == 0.0) return std::nullopt;
+      const std::string subject = str(rules.size() > 1 ? str("rule ", rule.rule, ", ") : "", name);
+      auto phase = fit_phase(counts, rows[i], recorder->thresholds(), calibration, options, subject);
+      check_target(phase, target, options.extrapolate, calibration, subject);
+      for (const std::string& remark : calibration_remarks(phase, target))
+        rule.remarks.push_back(str(name, ": ", remark));
+      return phase;
+    };
+    rule.calibration = {.br = blocks.br, .bc = blocks.bc, .provenance = provenance};
+    rule.calibration.prefill = fit("prefill", prefill, *rule.targets.prefill);
+    rule.calibration.decode = fit("decode", decode, *rule.targets.decode);
+    rules[i].parameters->threshold = rule.calibration;
+    rules[i].parameters->target_sparsity = rule.targets;
   }
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   result.seconds = elapsed.count();

@@ -38,22 +38,31 @@ struct MeasuredSample {
   bool cached = false;  ///< its counts came from the cache
 };
 
-struct CalibrationResult {
+/// What a skip-softmax rule got, from the counts of its own modules.
+struct RuleCalibration {
+  std::string rule;                  ///< its pattern, or "default"
+  std::vector<std::string> modules;  ///< attention modules that it decides, in the model's order
+  config::PhaseTargets targets;      ///< of both phases; 0: dense
   config::ThresholdCalibration calibration;
+  std::vector<std::string> remarks;  ///< sentences, see calibration_remarks(); each begins with its phase
+};
+
+struct CalibrationResult {
+  std::vector<RuleCalibration> rules;    ///< in the configuration's order, at least one
   config::SparseAttentionConfig config;  ///< the given one, its skip-softmax rules calibrated
   std::vector<MeasuredSample> samples;
-  std::vector<std::string> remarks;  ///< sentences, see calibration_remarks(); each begins with its phase
-  std::int64_t modules = 0;          ///< attention modules that were measured
   double seconds = 0.0;
 };
 
 /// Runs the prompts of `config.calibration` through the model, dense, and counts for all trial thresholds at once what
-/// they would skip; then `num_decode_tokens` greedy decode steps likewise. All modules to which `config` gives a
-/// skip-softmax method count together; other rules apply as they are. The model is left without sparsity.
+/// they would skip; then `num_decode_tokens` greedy decode steps likewise. Each skip-softmax rule is fitted to its own
+/// modules together, in the phases that it has a target for; other rules apply as they are. The model is left without
+/// sparsity.
 ///
-/// Throws ConfigError without a `calibration` block or a skip-softmax rule, for rules that differ in br or bc, for
-/// max_seqlen beyond the model's context, a chunk_size that is no multiple of br, and, unless `extrapolate`, for a
-/// target outside of what the thresholds skip at the longest length, naming the largest share that can be reached.
+/// Throws ConfigError without a `calibration` block or a skip-softmax rule, for a rule without a target or without a
+/// module, for rules that differ in br or bc, for max_seqlen beyond the model's context, a chunk_size that is no
+/// multiple of br, and, unless `extrapolate`, for a target outside of what the thresholds skip at the longest length,
+/// naming the largest share that can be reached.
 /// Throws what plan_samples(), sparsify() and the forward throw.
 [[nodiscard]] CalibrationResult calibrate(models::CausalLM& model, const RulerGenerator& generator,
                                           const config::SparseAttentionConfig& config, const CalibrateOptions& options);

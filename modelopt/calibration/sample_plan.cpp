@@ -20,15 +20,17 @@ std::vector<std::int64_t> length_bins(std::int64_t max_seqlen, std::int64_t bins
 
 std::vector<PlannedSample> plan_samples(const config::CalibrationConfig& calibration, const RulerGenerator& generator,
                                         std::uint64_t seed, std::int64_t room) {
-  const std::vector<std::int64_t> lengths = length_bins(calibration.max_seqlen, calibration.num_length_bins);
+  std::vector<std::int64_t> lengths = length_bins(calibration.max_seqlen, calibration.num_length_bins);
+  for (std::int64_t& length : lengths) length = std::min(length, room);
+  lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
   const auto bins = std::ssize(lengths);
   MODELOPT_CHECK(calibration.samples >= bins, ConfigError, "calibration: samples is ", calibration.samples,
                  ", expected at least one for each of the ", bins, " lengths");
   std::vector<PlannedSample> plan;
   for (std::int64_t bin = 0; bin < bins; ++bin) {
-    const std::int64_t length = lengths[static_cast<std::size_t>(bin)], tokens = std::min(length, room);
-    const std::vector<RulerTask> tasks = generator.fitting_tasks(tokens, seed);
-    MODELOPT_CHECK(!tasks.empty(), ConfigError, "calibration: prompts of ", tokens,
+    const std::int64_t length = lengths[static_cast<std::size_t>(bin)];
+    const std::vector<RulerTask> tasks = generator.fitting_tasks(length, seed);
+    MODELOPT_CHECK(!tasks.empty(), ConfigError, "calibration: prompts of ", length,
                    " tokens have no room for any task, expected longer ones: a larger max_seqlen or a smaller "
                    "num_length_bins");
     const bool longest = bin + 1 == bins;
@@ -36,7 +38,7 @@ std::vector<PlannedSample> plan_samples(const config::CalibrationConfig& calibra
         static_cast<std::size_t>(calibration.samples / bins + (longest ? calibration.samples % bins : 0));
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t task = count < tasks.size() ? i * tasks.size() / count : i % tasks.size();
-      plan.push_back({length, {.task = tasks[task], .target_tokens = tokens, .seed = seed, .index = i / tasks.size()}});
+      plan.push_back({length, {.task = tasks[task], .target_tokens = length, .seed = seed, .index = i / tasks.size()}});
     }
   }
   return plan;

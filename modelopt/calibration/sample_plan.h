@@ -14,15 +14,16 @@ namespace modelopt::calibration {
 
 struct PlannedSample {
   std::int64_t length = 0;  ///< that its counts belong to, in tokens
-  RulerRequest request;     ///< of this length, or a few tokens less where decode steps need room in the context
+  RulerRequest request;     ///< of this length
 };
 
 /// `samples` prompts, as many of each length as of any other (the remainder goes to the longest). Within a length the
 /// tasks take turns, those that have room in it; with fewer prompts than tasks, the same tasks at every length, so that
 /// lengths differ in nothing else.
 ///
-/// `room`: tokens of the longest prompt that the model's context and the decode steps leave room for. Throws
-/// ConfigError for fewer samples than lengths, and for a length without room for any task.
+/// `room`: tokens of the longest prompt that the model's context and the decode steps leave room for. It takes the
+/// place of lengths beyond it. Throws ConfigError for fewer samples than lengths, and for a length without room for any
+/// task.
 [[nodiscard]] std::vector<PlannedSample> plan_samples(const config::CalibrationConfig& calibration,
                                                       const RulerGenerator& generator, std::uint64_t seed,
                                                       std::int64_t room);

@@ -19,11 +19,21 @@ using calibration::RulerGenerator;
 using calibration::RulerSample;
 using calibration::RulerTask;
 
+template <typename Value>
+bool distinct(std::vector<Value> values) {
+  std::sort(values.begin(), values.end());
+  return std::adjacent_find(values.begin(), values.end()) == values.end();
+}
+
 void check(const RulerOptions& options) {
   MODELOPT_CHECK(!options.tasks.empty(), InvalidArgument, "no RULER task is given, expected at least one");
   MODELOPT_CHECK(!options.lengths.empty(), InvalidArgument, "no prompt length is given, expected at least one");
   MODELOPT_CHECK(options.samples >= 1, InvalidArgument, "number of prompts is ", options.samples,
                  ", expected at least 1");
+  MODELOPT_CHECK(!options.decode_steps || *options.decode_steps >= 1, InvalidArgument, "number of decode steps is ",
+                 *options.decode_steps, ", expected at least 1");
+  MODELOPT_CHECK(distinct(options.tasks), InvalidArgument, "a RULER task is given twice, expected each once");
+  MODELOPT_CHECK(distinct(options.lengths), InvalidArgument, "a prompt length is given twice, expected each once");
 }
 
 std::int64_t answer_tokens(const checkpoint::Tokenizer& tokenizer, const std::vector<std::string>& answers) {
@@ -31,6 +41,12 @@ std::int64_t answer_tokens(const checkpoint::Tokenizer& tokenizer, const std::ve
   std::string text;
   for (const std::string& answer : answers) text += (text.empty() ? "" : ", ") + answer;
   return std::ssize(tokenizer.encode(text, false)) * 3 / 2 + kExtra;
+}
+
+// The first token is the prefill's.
+std::int64_t new_tokens(const checkpoint::Tokenizer& tokenizer, const RulerSample& sample,
+                        const RulerOptions& options) {
+  return options.decode_steps ? *options.decode_steps + 1 : answer_tokens(tokenizer, sample.answers);
 }
 
 void summarise(RulerResult& result, std::uint64_t seed) {
@@ -74,13 +90,8 @@ class RulerRun {
  private:
   RulerAnswer answer(const RulerSample& sample, RulerResult& result) {
     models::GenerateConfig generation;
-    generation.max_new_tokens = answer_tokens(tokenizer_, sample.answers);
-    generation.stop_token_ids = options_.stop_token_ids;
-    const std::int64_t context = model_.config().max_position_embeddings;
-    const std::int64_t needed = std::ssize(sample.ids) + generation.max_new_tokens;
-    MODELOPT_CHECK(needed <= context, InvalidArgument, "a prompt of ", sample.ids.size(), " tokens and ",
-                   generation.max_new_tokens, " for its answer, expected at most ", context,
-                   " together, the model's context");
+    generation.max_new_tokens = new_tokens(tokenizer_, sample, options_);
+    if (!options_.decode_steps) generation.stop_token_ids = options_.stop_token_ids;
     const models::GenerateResult generated = models::generate(model_, {sample.ids}, generation);
     const std::int64_t key_heads = model_.config().num_key_value_heads;
     result.statistics.add(Phase::kPrefill, generated.prefill_stats, key_heads);
@@ -107,6 +118,26 @@ std::vector<RulerSample> make_samples(const RulerGenerator& generator, RulerTask
   return samples;
 }
 
+// Before anything runs: prompts by length and task, each with room for its answer.
+std::vector<std::vector<RulerSample>> make_all_samples(const RulerGenerator& generator, std::int64_t context,
+                                                       const RulerOptions& options) {
+  std::vector<std::vector<RulerSample>> all;
+  for (const std::int64_t length : options.lengths) {
+    MODELOPT_CHECK(length < context, InvalidArgument, "prompts of ", length, " tokens, expected less than ", context,
+                   ", the model's context, which the answer shares");
+    for (const RulerTask task : options.tasks) {
+      all.push_back(make_samples(generator, task, length, options));
+      for (const RulerSample& sample : all.back()) {
+        const std::int64_t more = new_tokens(generator.tokenizer(), sample, options);
+        MODELOPT_CHECK(std::ssize(sample.ids) + more <= context, InvalidArgument, "a prompt of ", sample.ids.size(),
+                       " tokens and ", more, " for its answer, expected at most ", context,
+                       " together, the model's context");
+      }
+    }
+  }
+  return all;
+}
+
 nlohmann::ordered_json nullable(const std::optional<double>& value) {
   return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
 }
@@ -116,20 +147,18 @@ nlohmann::ordered_json nullable(const std::optional<double>& value) {
 std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const RulerGenerator& generator,
                                         const std::vector<NamedConfig>& configs, const RulerOptions& options) {
   check(options);
+  const auto all_samples = make_all_samples(generator, model.config().max_position_embeddings, options);
   const DenseScope dense_scope(model);
   RulerRun run(model, generator.tokenizer(), options);
   const auto runs = std::ssize(configs) + 1;
   std::int64_t total = 0, done = 0;
   for (const std::int64_t length : options.lengths) total += length * std::ssize(options.tasks) * runs;
   std::vector<RulerResult> results;
-  for (const std::int64_t length : options.lengths) {
-    for (const RulerTask task : options.tasks) {
-      const std::vector<RulerSample> samples = make_samples(generator, task, length, options);
-      for (std::int64_t i = 0; i < runs; ++i) {
-        results.push_back(run.run(samples, i == 0 ? nullptr : &configs[static_cast<std::size_t>(i - 1)]));
-        done += length;
-        if (options.progress) options.progress(done, total);
-      }
+  for (const std::vector<RulerSample>& samples : all_samples) {
+    for (std::int64_t i = 0; i < runs; ++i) {
+      results.push_back(run.run(samples, i == 0 ? nullptr : &configs[static_cast<std::size_t>(i - 1)]));
+      done += samples.front().request.target_tokens;
+      if (options.progress) options.progress(done, total);
     }
   }
   return results;

@@ -22,6 +22,8 @@ struct RulerOptions {
   std::int64_t samples = 4;                    ///< prompts per task and length
   std::uint64_t seed = 0;                      ///< of the prompts and the bootstrap
   std::vector<std::int64_t> stop_token_ids;
+  /// Decode steps after each prompt, whatever the model writes; absent: as many as the answers need, until it stops.
+  std::optional<std::int64_t> decode_steps;
   std::string kernel = "auto";  ///< backend of the attention operator
   /// Called after each prompt with the tokens done so far and in total, over all runs.
   std::function<void(std::int64_t done, std::int64_t total)> progress;
@@ -51,9 +53,10 @@ struct RulerResult {
 };
 
 /// Runs each prompt dense and once per configuration, greedily, for half as many tokens again as the answers have,
-/// and 8. Returns results in the order of lengths, tasks, then dense and configurations. The model is left without
-/// sparsity. Throws InvalidArgument for a task without room in a length, a length beyond what the model's context
-/// leaves for the answer, and no task, length or sample; and what sparsify() throws.
+/// and 8, or for `decode_steps` and one. Returns results in the order of lengths, tasks, then dense and configurations.
+/// The model is left without sparsity. Throws InvalidArgument, before anything runs, for a task without room in a
+/// length, a length beyond what the model's context leaves for the answer, a task or length that is there twice, and no
+/// task, length, sample or decode step; and what sparsify() throws.
 [[nodiscard]] std::vector<RulerResult> evaluate_ruler(models::CausalLM& model,
                                                       const calibration::RulerGenerator& generator,
                                                       const std::vector<NamedConfig>& configs,

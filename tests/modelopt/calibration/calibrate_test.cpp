@@ -76,11 +76,13 @@ config::SkipSoftmaxConfig& rule_of(config::SparseAttentionConfig& config) {
 TEST_CASE("the measured shares are what the method skips with each threshold") {
   const config::SparseAttentionConfig config = some_config();
   const CalibrationResult result = run(config);
-  REQUIRE(result.calibration.prefill);
-  const config::ThresholdTable& table = *result.calibration.prefill->table;
+  REQUIRE(result.rules.size() == 1);
+  REQUIRE(result.rules[0].calibration.prefill);
+  const config::ThresholdTable& table = *result.rules[0].calibration.prefill->table;
   CHECK((table.lengths == std::vector<std::int64_t>{512, 1024}));
   CHECK(table.thresholds.back() == methods::kLargestThreshold);
-  CHECK(result.modules == 2);
+  CHECK(result.rules[0].rule == "*attn*");
+  CHECK((result.rules[0].modules == std::vector<std::string>{"model.layers.0.self_attn", "model.layers.1.self_attn"}));
   CHECK(result.samples.size() == 4);
 
   // the same prompts with the last trial as the method's threshold, layer 0 alone: behind it, skipping changes scores
@@ -108,8 +110,8 @@ TEST_CASE("the measured shares are what the method skips with each threshold") {
   config::SparseAttentionConfig first_layer = config;
   first_layer.rules[0].pattern = "model.layers.0.self_attn";
   const CalibrationResult one = run(first_layer);
-  CHECK(one.modules == 1);
-  CHECK(one.calibration.prefill->table->shares.back().back() ==
+  CHECK((one.rules[0].modules == std::vector<std::string>{"model.layers.0.self_attn"}));
+  CHECK(one.rules[0].calibration.prefill->table->shares.back().back() ==
         static_cast<double>(skipped) / static_cast<double>(visible));
 }
 
@@ -117,11 +119,11 @@ TEST_CASE("the rules get the calibration and its targets, and sparsify() takes t
   CalibrationResult result = run(some_config());
   const config::SkipSoftmaxConfig& rule = rule_of(result.config);
   REQUIRE(std::holds_alternative<config::ThresholdCalibration>(rule.threshold));
-  CHECK(std::get<config::ThresholdCalibration>(rule.threshold) == result.calibration);
+  CHECK(std::get<config::ThresholdCalibration>(rule.threshold) == result.rules[0].calibration);
   CHECK((rule.target_sparsity == config::PhaseTargets{.prefill = 0.3, .decode = 0.4}));
-  CHECK(result.calibration.br == 8);
-  CHECK(result.calibration.provenance->samples == 4);
-  CHECK(result.calibration.provenance->data_hash.size() == 64);
+  CHECK(result.rules[0].calibration.br == 8);
+  CHECK(result.rules[0].calibration.provenance->samples == 4);
+  CHECK(result.rules[0].calibration.provenance->data_hash.size() == 64);
   CHECK(sparsify(model(), result.config).sparse_modules() == 2);
   desparsify(model());
   CHECK(config::parse_config(config::to_json(result.config).dump(), "again") == result.config);
@@ -133,16 +135,18 @@ TEST_CASE("chunks of the prompt count like the whole") {
   config.calibration->chunk_size = 128;
   const CalibrationResult chunked = run(config);
   // counts of the same decisions; linear layers of other shapes may round a score across a threshold
-  const auto& a = whole.calibration.prefill->table->shares;
-  const auto& b = chunked.calibration.prefill->table->shares;
+  const auto& a = whole.rules[0].calibration.prefill->table->shares;
+  const auto& b = chunked.rules[0].calibration.prefill->table->shares;
   for (std::size_t i = 0; i < a.size(); ++i)
     for (std::size_t t = 0; t < a[i].size(); ++t) CHECK(std::abs(a[i][t] - b[i][t]) < 1e-3);
 }
 
 TEST_CASE("the seed fixes the data, and another one changes it") {
-  CHECK(run(some_config()).calibration == run(some_config()).calibration);
-  CHECK(run(some_config(), {.seed = 1}).calibration.provenance->data_hash !=
-        run(some_config()).calibration.provenance->data_hash);
+  const auto calibration = [](const CalibrateOptions& options) {
+    return run(some_config(), options).rules[0].calibration;
+  };
+  CHECK(calibration({}) == calibration({}));
+  CHECK(calibration({.seed = 1}).provenance->data_hash != calibration({}).provenance->data_hash);
 }
 
 TEST_CASE("a calibration that was broken off goes on from its cache, with the same result") {
@@ -160,12 +164,80 @@ TEST_CASE("a calibration that was broken off goes on from its cache, with the sa
   CHECK(resumed.samples[0].cached);
   CHECK(resumed.samples[1].cached);
   CHECK_FALSE(resumed.samples[2].cached);
-  CHECK(resumed.calibration == run(some_config()).calibration);
+  CHECK(resumed.rules[0].calibration == run(some_config()).rules[0].calibration);
   // other models, other seeds and other trials find nothing
   CHECK_FALSE(run(config, {.model_hash = "another model"}).samples[0].cached);
   CHECK_FALSE(run(config, {.seed = 1, .model_hash = "some model"}).samples[0].cached);
   config.calibration->threshold_trials = {0.1, 0.5};
   CHECK_FALSE(run(config, options).samples[0].cached);
+}
+
+TEST_CASE("noise is data of its own, and finds no counts of a text") {
+  const TemporaryDirectory directory;
+  config::SparseAttentionConfig config = some_config();
+  config.calibration->cache_dir = (directory / "cache").string();
+  const CalibrateOptions options{.extrapolate = true, .model_hash = "some model"};
+  const CalibrationResult text = run(config, options);
+  const RulerGenerator noise(generator().tokenizer(), Haystack::noise());
+  const CalibrationResult other = calibrate(model(), noise, config, options);
+  CHECK(other.rules[0].calibration.provenance->data_hash != text.rules[0].calibration.provenance->data_hash);
+  REQUIRE(other.samples[0].task == RulerTask::kNiahSingle);
+  CHECK_FALSE(other.samples[0].cached);
+}
+
+TEST_CASE("each rule is fitted to its own modules, and one rule on all of them as before") {
+  const CalibrationResult together = run(some_config());
+  config::SparseAttentionConfig config = some_config();
+  config.rules.push_back({"model.layers.1.*", config.rules[0].rule});
+  config::skip_softmax_parameters(*config.rules[1].rule.method)->target_sparsity = {.prefill = 0.2, .decode = 0.0};
+  const CalibrationResult apart = run(config);
+  REQUIRE(apart.rules.size() == 2);
+  const RuleCalibration &first = apart.rules[0], &second = apart.rules[1];
+  CHECK(first.rule == "*attn*");
+  CHECK((first.modules == std::vector<std::string>{"model.layers.0.self_attn"}));
+  CHECK((first.targets == config::PhaseTargets{.prefill = 0.3, .decode = 0.4}));
+  CHECK(second.rule == "model.layers.1.*");
+  CHECK((second.modules == std::vector<std::string>{"model.layers.1.self_attn"}));
+  CHECK((second.targets == config::PhaseTargets{.prefill = 0.2, .decode = 0.0}));
+  CHECK_FALSE(second.calibration.decode);
+
+  // what each gets is what it would get alone; the pool is their mean, as both have as many blocks
+  config::SparseAttentionConfig alone = some_config();
+  alone.rules[0].pattern = "model.layers.0.*";
+  CHECK(run(alone).rules[0].calibration == first.calibration);
+  const auto shares = [](const RuleCalibration& rule) { return rule.calibration.prefill->table->shares; };
+  const auto pool = shares(together.rules[0]), a = shares(first), b = shares(second);
+  for (std::size_t i = 0; i < pool.size(); ++i)
+    for (std::size_t t = 0; t < pool[i].size(); ++t) CHECK(std::abs(pool[i][t] - (a[i][t] + b[i][t]) / 2) < 1e-12);
+  CHECK(a != b);
+  CHECK(first.calibration.prefill->exponential != second.calibration.prefill->exponential);
+
+  const auto given = [&](std::size_t i) {
+    return std::get<config::ThresholdCalibration>(
+        config::skip_softmax_parameters(*apart.config.rules[i].rule.method)->threshold);
+  };
+  CHECK(given(0) == first.calibration);
+  CHECK(given(1) == second.calibration);
+  CHECK(sparsify(model(), apart.config).sparse_modules() == 2);
+  desparsify(model());
+}
+
+TEST_CASE("of several rules, the one that cannot be calibrated is named") {
+  const auto with_second = [](auto change) {
+    return message_of([&](auto& config, auto&) {
+      config.rules.push_back({"model.layers.1.*", config.rules[0].rule});
+      change(config, *config::skip_softmax_parameters(*config.rules[1].rule.method));
+    });
+  };
+  CHECK(
+      with_second([](auto& config, auto&) { config.rules[1].pattern = "model.layers.*"; }) ==
+      "rule *attn* has no attention module to calibrate, expected one that no later rule takes, or the rule disabled");
+  CHECK(with_second([](auto&, auto& rule) { rule.target_sparsity = {.prefill = 0.0, .decode = 0.0}; }) ==
+        "rule model.layers.1.*: no phase has a target above 0, expected target_sparse_ratio of the calibration or "
+        "target_sparsity of a rule");
+  CHECK_THAT(
+      with_second([](auto&, auto& rule) { rule.target_sparsity.prefill = 0.99; }),
+      Catch::Matchers::StartsWith("rule model.layers.1.*, prefill: target sparsity 0.99 at 1024 tokens, expected "));
 }
 
 TEST_CASE("what cannot be calibrated is refused") {
@@ -210,10 +282,22 @@ TEST_CASE("a target below what the smallest threshold skips asks for smaller tri
   CHECK_THAT(message, Catch::Matchers::EndsWith("; smaller threshold_trials reach smaller targets"));
 }
 
+TEST_CASE("prompts that leave room for decode steps count for their own length") {
+  config::SparseAttentionConfig config = some_config();
+  config.calibration->samples = 1;
+  config.calibration->num_length_bins = 1;
+  config.calibration->max_seqlen = 4096;  // the model's context, of which three decode steps take their part
+  const CalibrationResult result = run(config);
+  CHECK((result.rules[0].calibration.prefill->table->lengths == std::vector<std::int64_t>{4093}));
+  CHECK(result.rules[0].calibration.prefill->exponential->fit->length == 4093);
+  CHECK(result.samples[0].length == 4093);
+  CHECK(result.samples[0].tokens <= 4093);
+}
+
 TEST_CASE("a phase without a target stays uncalibrated") {
   config::SparseAttentionConfig config = some_config();
   config.calibration->target_sparse_ratio = {.prefill = 0.3, .decode = 0.0};
   const CalibrationResult result = run(config);
-  CHECK(result.calibration.prefill);
-  CHECK_FALSE(result.calibration.decode);
+  CHECK(result.rules[0].calibration.prefill);
+  CHECK_FALSE(result.rules[0].calibration.decode);
 }

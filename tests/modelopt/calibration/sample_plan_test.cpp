@@ -64,10 +64,16 @@ TEST_CASE("few samples take the same tasks at every length, many take all in tur
   for (const auto& [task, set] : indices) CHECK(set == std::set<std::uint64_t>{0, 1});
 }
 
-TEST_CASE("prompts of the longest length leave room for decode steps") {
+TEST_CASE("room for decode steps shortens the longest length, and takes the place of all beyond it") {
   const auto samples = plan(4, 8192, 4, 8182);
-  CHECK(samples.back().length == 8192);
+  CHECK(samples.back().length == 8182);
   CHECK(samples.back().request.target_tokens == 8182);
+  std::map<std::int64_t, int> counts;
+  for (const PlannedSample& sample : plan(9, 8192, 4, 3000)) {
+    ++counts[sample.length];
+    CHECK(sample.request.target_tokens == sample.length);
+  }
+  CHECK(counts == std::map<std::int64_t, int>{{1024, 3}, {2048, 3}, {3000, 3}});
 }
 
 TEST_CASE("samples that do not reach and lengths without room are refused") {
