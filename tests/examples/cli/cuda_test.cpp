@@ -65,6 +65,14 @@ TEST_CASE("generate, sparsify and eval run on the GPU") {
   CHECK(sparse["comparison"]["kld_mean"] > 0);
   CHECK(sparse["comparison"]["kept_fraction"] < 1);
 
+  const Json counted = with({"sparsify", "--config", "SKIP_SOFTMAX_TRITON_DEFAULT", "--set", "br=8", "--set", "bc=8",
+                             "--set", R"(thresholds={"prefill": [0.5, 0.9], "decode": 0.5})", "--max-new-tokens", "8"});
+  const Json& group = counted["statistics"][0];
+  CHECK(group["blocks_skipped"] > 0);
+  CHECK(group["trials"][0]["threshold"] == 0.9);
+  CHECK(group["trials"][0]["blocks_skipped"] > group["blocks_skipped"]);
+  CHECK(group["trials"][0]["blocks_skipped"] < group["blocks_visible"]);
+
   const Json evaluated = with({"eval", "--config", "SPARSE_SOFTMAX_DEFAULT", "--seq-len", "100", "--windows", "2"});
   CHECK(evaluated["results"][0]["windows"] == 2);
   CHECK(evaluated["results"][0]["kld_mean"] > 0);
@@ -115,7 +123,7 @@ TEST_CASE("calibrate counts on the GPU what it counts on the CPU") {
     }
     CHECK(shares.back().get<double>() > 0.4);
   }
-  CHECK(calibrate("cuda", "auto")["prefill"][0]["largest"].get<double>() > 0.4);
+  CHECK(calibrate("cuda", "auto")["rules"][0]["prefill"][0]["largest"].get<double>() > 0.4);
 }
 
 }  // namespace
