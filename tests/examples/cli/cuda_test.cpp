@@ -65,8 +65,9 @@ TEST_CASE("generate, sparsify and eval run on the GPU") {
   CHECK(sparse["comparison"]["kld_mean"] > 0);
   CHECK(sparse["comparison"]["kept_fraction"] < 1);
 
-  const Json counted = with({"sparsify", "--config", "SKIP_SOFTMAX_TRITON_DEFAULT", "--set", "br=8", "--set", "bc=8",
-                             "--set", R"(thresholds={"prefill": [0.5, 0.9], "decode": 0.5})", "--max-new-tokens", "8"});
+  const Json counted =
+      with({"sparsify", "--config", "SKIP_SOFTMAX_TRITON_DEFAULT", "--set", "br=8", "--set", "bc=8", "--set",
+            R"(thresholds={"prefill": [0.5, 0.9], "decode": [0.5, 0.9]})", "--max-new-tokens", "8"});
   const Json& group = counted["statistics"][0];
   CHECK(group["blocks_skipped"] > 0);
   CHECK(group["trials"][0]["threshold"] == 0.9);
