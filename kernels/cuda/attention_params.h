@@ -27,8 +27,10 @@ struct SequenceRange {
 
 enum class ElementType : int { kFloat16, kBFloat16, kFloat32 };
 
-constexpr int kMostDecodeRows = 16;         ///< max_q_len * heads / kv_heads that run_decode takes: rows of one mma
-constexpr int kMostDecodeBlockKeys = 1024;  ///< skip_bc that run_decode takes
+// What run_decode takes: query rows of a sequence, of all query heads of a key head, and skip_bc.
+constexpr int kMostDecodeLength = 16;
+constexpr int kMostDecodeRows = 128;
+constexpr int kMostDecodeBlockKeys = 1024;
 
 struct AttentionParams {
   const void* q = nullptr;     ///< [total_q, heads, head_dim]

@@ -198,16 +198,7 @@ class CudaBackend : public Backend {
       MODELOPT_CUDA_CHECK(cudaMemsetAsync(params.stats, 0, problem.stats.nbytes(), stream), "zeroing stats");
     }
     std::vector<at::Tensor> held;
-    const cuda::Workspace workspace = workspace_of(problem.q, held);
-    const bool empty = params.batch == 0 || params.max_q_len == 0 || params.max_k_len == 0;
-    // The mask and the statistics come from the backend's own kernel; its output is then written over by the decode
-    // kernel, so that asking for them changes no bit. With skip-softmax the decode kernel, which decides, records.
-    const bool decode = !empty && cuda::decode_fits(params);
-    const bool records = params.mask != nullptr || params.stats != nullptr;
-    const bool own_kernel = !empty && (!decode || (records && !params.skips()));
-    if (empty || (own_kernel && !fills_rows_)) cuda::fill_unowned_rows(params, stream);
-    if (own_kernel) run_(params, workspace, stream);
-    if (decode) cuda::run_decode(params, workspace, stream);
+    forward(params, workspace_of(problem.q, held), stream);
   }
 
   [[nodiscard]] std::optional<std::string> unsupported_calibrate(const AttentionTraits&) const override {
@@ -240,15 +231,20 @@ class CudaBackend : public Backend {
     const c10::cuda::CUDAGuard guard(problem.forward.q.device());
     const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
     const at::TensorOptions options = problem.forward.q.options();
-    const at::Tensor grad_output =
+    at::Tensor grad_output =
         problem.grad_output.defined() ? problem.grad_output : at::zeros(problem.forward.q.sizes(), options);
+    // Hopper's copy engine reads bases that are multiples of 16 bytes; new memory is
+    if (reinterpret_cast<std::uintptr_t>(grad_output.const_data_ptr()) % 16 != 0) grad_output = grad_output.clone();
     cuda::BackwardParams params = backward_params_of(problem, grad_output);
     const bool sparse = params.attention.sparsity_n > 0 || params.attention.skips();
     if (!sparse) params.attention.mask = nullptr;
     std::vector<at::Tensor> held;
     const cuda::Workspace workspace = workspace_of(problem.forward.q, held);
     const bool decide_again = sparse && params.attention.mask == nullptr;
-    cuda::run_backward(params, decide_again, run_, backward_kernels(params), workspace, stream);
+    const auto same_forward = [this](const AttentionParams& p, const cuda::Workspace& memory, cudaStream_t on) {
+      forward(p, memory, on);
+    };
+    cuda::run_backward(params, decide_again, same_forward, backward_kernels(params), workspace, stream);
   }
 
  protected:
@@ -263,6 +259,18 @@ class CudaBackend : public Backend {
   }
 
  private:
+  void forward(const AttentionParams& params, const cuda::Workspace& workspace, cudaStream_t stream) const {
+    const bool empty = params.batch == 0 || params.max_q_len == 0 || params.max_k_len == 0;
+    // The mask and the statistics come from the backend's own kernel; its output is then written over by the decode
+    // kernel, so that asking for them changes no bit. With skip-softmax the decode kernel, which decides, records.
+    const bool decode = !empty && cuda::decode_fits(params);
+    const bool records = params.mask != nullptr || params.stats != nullptr;
+    const bool own_kernel = !empty && (!decode || (records && !params.skips()));
+    if (empty || (own_kernel && !fills_rows_)) cuda::fill_unowned_rows(params, stream);
+    if (own_kernel) run_(params, workspace, stream);
+    if (decode) cuda::run_decode(params, workspace, stream);
+  }
+
   Run run_;
   bool fills_rows_;
 };
@@ -313,8 +321,7 @@ class Sm90Backend final : public CudaBackend {
  protected:
   /// Larger head dims take the portable kernels: dK and dV of 64 keys do not fit the registers of a warpgroup.
   [[nodiscard]] const cuda::BackwardKernels& backward_kernels(const cuda::BackwardParams& params) const override {
-    const bool aligned = reinterpret_cast<std::uintptr_t>(params.grad_output) % 16 == 0;
-    return params.attention.head_dim <= 128 && aligned ? backward_kernels_sm90() : cuda::kSm80Backward;
+    return params.attention.head_dim <= 128 ? backward_kernels_sm90() : cuda::kSm80Backward;
   }
 
  private:
@@ -334,18 +341,36 @@ class Sm90Backend final : public CudaBackend {
 
   /// A block of skip-softmax is what one CTA works on; the decode kernel takes others.
   [[nodiscard]] static std::optional<std::string> unsupported_skip(const AttentionTraits& traits) {
-    if (traits.decode) {
-      if (traits.group <= cuda::kMostDecodeRows && traits.skip_bc <= cuda::kMostDecodeBlockKeys) return std::nullopt;
-      return str("decodes with skip-softmax with up to ", cuda::kMostDecodeRows,
-                 " query heads of a key head and blocks of up to ", cuda::kMostDecodeBlockKeys, " keys, not with ",
-                 traits.group, " and ", traits.skip_bc);
+    if (traits.decode && decode_takes(traits)) return std::nullopt;
+    if (traits.sparse_nm && !traits.decode) return "takes skip-softmax or N:M, not both";
+    const bool own_blocks = traits.skip_br == 128 && traits.skip_bc == 128;
+    if (traits.decode && !(own_blocks && traits.head_dim <= 128)) {
+      return str("decodes with skip-softmax with up to ", cuda::kMostDecodeLength, " rows of a sequence, ",
+                 cuda::kMostDecodeRows, " of a key head, blocks of ", cuda::kMostDecodeBlockKeys,
+                 " keys and 1 GiB of partial results, not with ", traits.max_input_len, " rows, ", traits.heads, " / ",
+                 traits.kv_heads, " heads, blocks of ", traits.skip_bc, " and ", traits.batch, " sequences of up to ",
+                 traits.max_input_len_k, " keys");
     }
-    if (traits.sparse_nm) return "takes skip-softmax or N:M, not both";
     if (traits.head_dim > 128) return str("takes skip-softmax with a head_dim up to 128, not ", traits.head_dim);
-    if (traits.skip_br != 128 || traits.skip_bc != 128) {
+    if (!own_blocks) {
       return str("skips blocks of 128 rows and 128 keys, not of ", traits.skip_br, " and ", traits.skip_bc);
     }
     return std::nullopt;
+  }
+
+  /// Tensors of sm90 are aligned as the decode kernel needs them.
+  [[nodiscard]] static bool decode_takes(const AttentionTraits& traits) {
+    AttentionParams p;
+    p.batch = bounded_count(traits.batch);
+    p.max_q_len = bounded_count(traits.max_input_len);
+    p.max_k_len = bounded_count(traits.max_input_len_k);
+    p.heads = bounded_count(traits.heads);
+    p.kv_heads = std::max(1, bounded_count(traits.kv_heads));
+    p.head_dim = bounded_count(traits.head_dim);
+    p.decode = true;
+    p.skip_bc = bounded_count(traits.skip_bc);
+    p.skip_log_lambda = 0.0f;
+    return cuda::decode_fits(p);
   }
 };
 

@@ -66,9 +66,11 @@ AttentionProblem make_problem(const AttentionShape& shape, at::Device device, at
   problem.packed.b_seq_len = lengths(shape.queries());
   problem.packed.max_input_len = shape.queries();
   problem.packed.is_causal = shape.is_causal;
-  problem.packed.b_start_loc_k = starts(shape.length);
-  problem.packed.b_seq_len_k = lengths(shape.length);
-  problem.packed.max_input_len_k = shape.length;
+  if (shape.queries() != shape.length) {
+    problem.packed.b_start_loc_k = starts(shape.length);
+    problem.packed.b_seq_len_k = lengths(shape.length);
+    problem.packed.max_input_len_k = shape.length;
+  }
   problem.packed.phase = shape.decode ? "decode" : "prefill";
   problem.q = heads_first(problem.packed.q, shape.batch);
   problem.k = heads_first(problem.packed.k, shape.batch);

@@ -177,17 +177,17 @@ BoundMethod bind_checked(const config::MethodConfig& config, const attention::At
                     .operator_traits = std::nullopt};
   const bool skipping = may_skip(parameters), selecting = parameters.sparsity_n > 0;
   if (parameters.backend == MethodBackend::kFused || (!skipping && !selecting)) {
-    bound.operator_traits =
-        kernels::AttentionTraits{.device = module.device.type(),
-                                 .dtype = module.dtype,
-                                 .head_dim = module.head_dim,
-                                 .sparse_nm = selecting,
-                                 .skip_softmax = skipping,
-                                 .skip_br = parameters.br,
-                                 .skip_bc = parameters.bc,
-                                 .group = module.num_heads / std::max<std::int64_t>(1, module.num_key_value_heads),
-                                 .collect_stats = parameters.collect_stats,
-                                 .device_index = module.device.index()};
+    bound.operator_traits = kernels::AttentionTraits{.device = module.device.type(),
+                                                     .dtype = module.dtype,
+                                                     .head_dim = module.head_dim,
+                                                     .sparse_nm = selecting,
+                                                     .skip_softmax = skipping,
+                                                     .skip_br = parameters.br,
+                                                     .skip_bc = parameters.bc,
+                                                     .heads = module.num_heads,
+                                                     .kv_heads = module.num_key_value_heads,
+                                                     .collect_stats = parameters.collect_stats,
+                                                     .device_index = module.device.index()};
   }
   return bound;
 }

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <functional>
+
 #include "kernels/cuda/backward/backward_params.h"
 #include "kernels/cuda/launch.h"
 
@@ -27,13 +29,13 @@ extern const BackwardKernels kSm80Backward;
 extern const BackwardKernels kSm90Backward;
 
 /// Enqueues a forward that writes output, log-sum-exp and mask.
-using ForwardRun = void (*)(const AttentionParams&, const Workspace&, cudaStream_t);
+using ForwardRun = std::function<void(const AttentionParams&, const Workspace&, cudaStream_t)>;
 
 /// All gradients of one problem. `params` has everything but row_stats, sum_k and sum_v; its mask may be of any
 /// alignment. Where `decide_again`, there is no mask, and what was attended is found once more: by select_queries(), or
 /// by `forward`, the very kernel that the problem's forward ran. Either way the scores have the same bits. It is done
-/// for as many heads at a time as give kMaxMaskBytes of mask.
-void run_backward(BackwardParams params, bool decide_again, ForwardRun forward, const BackwardKernels& kernels,
+/// for as many heads at a time as give kMaxMaskBytes of mask, but at least for those of one key head.
+void run_backward(BackwardParams params, bool decide_again, const ForwardRun& forward, const BackwardKernels& kernels,
                   const Workspace& workspace, cudaStream_t stream);
 
 }  // namespace modelopt::kernels::cuda

@@ -60,8 +60,9 @@ void align_mask(AttentionParams& p, const Workspace& workspace, cudaStream_t str
   p.mask_bytes = bytes;
 }
 
-/// Sequences may share keys only if keys have lengths of their own. One after the other they add to the same sums.
-bool may_share_keys(const AttentionParams& p) { return p.batch > 1 && p.k_start != p.q_start; }
+/// Sequences may share keys only if keys have starts or lengths of their own: no two own a query row. One after the
+/// other they add to the same sums.
+bool may_share_keys(const AttentionParams& p) { return p.batch > 1 && (p.k_start != p.q_start || p.k_len != p.q_len); }
 
 BackwardParams sequence_of(BackwardParams params, int index) {
   AttentionParams& p = params.attention;
@@ -91,8 +92,8 @@ void run_heads(const BackwardParams& params, const BackwardKernels& kernels, con
   run_keys(params, kernels, workspace, stream);
 }
 
-/// As many heads at a time as kMaxMaskBytes of mask are for.
-void run_without_mask(BackwardParams params, ForwardRun forward, const BackwardKernels& kernels,
+/// As many heads at a time as kMaxMaskBytes of mask are for, at least those of one key head.
+void run_without_mask(BackwardParams params, const ForwardRun& forward, const BackwardKernels& kernels,
                       const Workspace& workspace, cudaStream_t stream) {
   AttentionParams& p = params.attention;
   p.mask_bytes = aligned_mask_bytes((std::min(p.max_k_len, p.total_kv) + 7) / 8);
@@ -150,7 +151,7 @@ void clear_gradients(BackwardParams& params, const Workspace& workspace, cudaStr
 
 }  // namespace
 
-void run_backward(BackwardParams params, bool decide_again, ForwardRun forward, const BackwardKernels& kernels,
+void run_backward(BackwardParams params, bool decide_again, const ForwardRun& forward, const BackwardKernels& kernels,
                   const Workspace& workspace, cudaStream_t stream) {
   AttentionParams& p = params.attention;
   clear_gradients(params, workspace, stream);

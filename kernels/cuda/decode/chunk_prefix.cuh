@@ -80,14 +80,14 @@ class ChunkPrefix {
 
  private:
   static constexpr int kLoads = 8;
-  static_assert(kMostDecodeRows <= kWarp);
+  static_assert(kRowBlock <= kWarp);
 
   __device__ void publish(float* maxima, float maximum) const {
     if (lane_ < d_.rows) store_relaxed(maxima + slot_ * d_.rows + lane_, maximum);
   }
 
   [[nodiscard]] __device__ float load(const float* maxima, int distance, int row) const {
-    return load_relaxed(maxima + (slot_ - std::int64_t{distance} * d_.attention.kv_heads) * d_.rows + row);
+    return load_relaxed(maxima + (slot_ - std::int64_t{distance} * d_.parts) * d_.rows + row);
   }
 
   const DecodeParams& d_;

@@ -107,10 +107,11 @@ __global__ void __launch_bounds__(kThreads) merge_chunks(const __grid_constant__
   const SequenceRange sequence = sequence_range(p, b);
   if (token >= sequence.q_len) return;
   const int before = d.chunk_offsets[b];
-  const RowChunks chunks{
-      .first = (std::int64_t{before} * p.kv_heads + head / d.group) * d.rows + token * d.group + head % d.group,
-      .stride = std::int64_t{p.kv_heads} * d.rows,
-      .count = d.chunk_offsets[b + 1] - before};
+  const int row_of_key_head = token * d.group + head % d.group;
+  const int part = head / d.group * d.row_blocks + row_of_key_head / kRowBlock;
+  const RowChunks chunks{.first = (std::int64_t{before} * d.parts + part) * d.rows + row_of_key_head % kRowBlock,
+                         .stride = std::int64_t{d.parts} * d.rows,
+                         .count = d.chunk_offsets[b + 1] - before};
   const float largest = largest_score(d, chunks);
   const float shift = largest == kNegativeInfinity<float> ? 0.0f : largest;
   const int team_size = p.head_dim / kVector, teams = kThreads / team_size;

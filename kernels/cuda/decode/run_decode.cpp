@@ -60,8 +60,20 @@ void launch(const DecodeParams& params, cudaStream_t stream) {
   decode::launch_merge_chunks(params, stream);
 }
 
+/// Rows of a key head, in blocks: with several, each as large as the last could be.
+struct RowBlocks {
+  int count;
+  int rows;
+};
+
+RowBlocks row_blocks(const AttentionParams& p) {
+  const int rows = p.max_q_len * (p.heads / p.kv_heads);
+  return {(rows + decode::kRowBlock - 1) / decode::kRowBlock, std::min(rows, decode::kRowBlock)};
+}
+
 std::size_t partial_rows(const AttentionParams& p, std::int64_t chunks) {
-  return static_cast<std::size_t>(chunks) * p.kv_heads * p.max_q_len * (p.heads / p.kv_heads);
+  const RowBlocks blocks = row_blocks(p);
+  return static_cast<std::size_t>(chunks) * p.kv_heads * blocks.count * blocks.rows;
 }
 
 /// skip_keys needs room for all chunks, whatever the lengths are, and scores blocks that reach out of a chunk again.
@@ -74,25 +86,27 @@ bool skipping_fits(const AttentionParams& p) {
 }  // namespace
 
 bool decode_fits(const AttentionParams& params) {
-  const std::int64_t group = params.heads / params.kv_heads;
+  const std::int64_t rows = std::int64_t{params.max_q_len} * (params.heads / params.kv_heads);
   constexpr std::int64_t kMaxBlocks = std::int64_t{1}
                                       << 30;  // half of what a grid takes: blocks that fill rows come on top
-  return params.decode && (!params.skips() || skipping_fits(params)) &&
-         params.dtype != ElementType::kFloat32 && params.head_dim % 8 == 0 && params.head_dim <= 256 &&
-         params.max_q_len * group <= kMostDecodeRows &&
+  return params.decode && params.dtype != ElementType::kFloat32 && params.head_dim % 8 == 0 && params.head_dim <= 256 &&
+         params.max_q_len <= kMostDecodeLength && rows <= kMostDecodeRows &&
+         (!params.skips() || skipping_fits(params)) &&
          std::int64_t{params.batch} * params.max_q_len * params.heads <= kMaxBlocks &&
          aligned(params.q, params.q_strides) && aligned(params.k, params.k_strides) &&
          aligned(params.v, params.v_strides);
 }
 
 void run_decode(const AttentionParams& params, const Workspace& workspace, cudaStream_t stream) {
-  const int group = params.heads / params.kv_heads;
+  const RowBlocks blocks = row_blocks(params);
   const bool skips = params.skips();
   const std::int64_t most = most_chunks(params);
   const std::int64_t capacity = skips ? most : std::min(most, most_chunks_of_disjoint_keys(params));
   DecodeParams decode{.attention = params,
-                      .group = group,
-                      .rows = params.max_q_len * group,
+                      .group = params.heads / params.kv_heads,
+                      .row_blocks = blocks.count,
+                      .rows = blocks.rows,
+                      .parts = params.kv_heads * blocks.count,
                       .capacity = static_cast<int>(capacity),
                       .all_fit = capacity == most};
   const std::size_t rows = partial_rows(params, capacity);

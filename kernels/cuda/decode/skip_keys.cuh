@@ -81,7 +81,7 @@ class SkippingAttention : private ChunkAttention<Config> {
   /// A chunk of one sequence for one key head, and what scoring has found.
   struct Chunk {
     int batch;
-    int kv_head;
+    int part;
     int index;            ///< in the sequence
     std::int64_t slot;    ///< in the workspace
     float* scores;        ///< shared memory: [rows, kScorePitch]
@@ -100,9 +100,9 @@ class SkippingAttention : private ChunkAttention<Config> {
     if (lane_ == 0) work = atomicAdd(d_.last_work, 1u) + 1;
     work = __shfl_sync(kAllLanes, work, 0);
     ChunkCursor::Chunk found;
-    if (!cursor.seek(static_cast<int>(work / p_.kv_heads), found)) return false;
+    if (!cursor.seek(static_cast<int>(work / d_.parts), found)) return false;
     c.batch = found.sequence;
-    c.kv_head = static_cast<int>(work % p_.kv_heads);
+    c.part = static_cast<int>(work % d_.parts);
     c.index = found.index;
     c.slot = work;
     c.scores = buffers_ + buffer * Config::chunk_floats(d_.rows);
@@ -111,19 +111,19 @@ class SkippingAttention : private ChunkAttention<Config> {
   }
 
   __device__ void score(Chunk& c) {
-    this->select(sequence_range(p_, c.batch), c.kv_head);
+    this->select(sequence_range(p_, c.batch), c.part);
     c.visible = visible_keys(p_, sequence_);
     c.first_key = (first_chunk(c.visible, kChunkKeysLog2) + c.index) << kChunkKeysLog2;
     c.begin = max(c.visible.begin, c.first_key);
     c.end = min(c.visible.end, c.first_key + Config::kChunkKeys);
-    this->load_queries(c.kv_head);
+    this->load_queries();
     score_blocks(c);
     if (log_lambda_of(p_, c.batch) != kNegativeInfinity<float>) prefix_of(c).publish_own(c.maximum);
     __syncwarp();
   }
 
   __device__ void finish(const Chunk& c) {
-    this->select(sequence_range(p_, c.batch), c.kv_head);
+    this->select(sequence_range(p_, c.batch), c.part);
     const Decision decision = decide(c);
     const std::uint32_t units = units_of(c, decision.attended);
     if (p_.mask != nullptr || p_.stats != nullptr) record(c, decision, units);
@@ -282,10 +282,10 @@ class SkippingAttention : private ChunkAttention<Config> {
 
   /// Lanes whose rows decide together: the same head, the same block of query rows.
   [[nodiscard]] __device__ unsigned peers() const {
-    const int token = lane_ / d_.group;
-    const int block = floor_div(token + sequence_.k_len - sequence_.q_len, p_.skip_br);
+    const auto row = this->query_row(lane_);
+    const int block = floor_div(row.token + sequence_.k_len - sequence_.q_len, p_.skip_br);
     const int first = floor_div(sequence_.k_len - sequence_.q_len, p_.skip_br);
-    return __match_any_sync(kAllLanes, has_row() ? (block - first) * d_.group + lane_ % d_.group : -1 - lane_);
+    return __match_any_sync(kAllLanes, has_row() ? (block - first) * p_.heads + row.head : -1 - lane_);
   }
 
   /// Of the lane's row and its peers; bit b: the chunk's b-th block.
@@ -385,6 +385,7 @@ class SkippingAttention : private ChunkAttention<Config> {
   /// `units` are those of the lane's row that it attends to.
   __device__ void record(const Chunk& c, const Decision& decision, std::uint32_t units) const {
     unsigned long long pairs_visible = 0, pairs_attended = 0;
+    const auto [token, head] = this->query_row(lane_);
     const int first_unit = (c.begin - c.first_key) / Config::kUnit;
     for (int unit = first_unit; has_row() && c.first_key + unit * Config::kUnit < c.end; ++unit) {
       std::uint32_t visible = 0;
@@ -396,15 +397,13 @@ class SkippingAttention : private ChunkAttention<Config> {
       pairs_visible += __popc(visible);
       pairs_attended += __popc(attended);
       if (p_.mask != nullptr) {
-        const std::int64_t row = std::int64_t{sequence_.q_start} + lane_ / d_.group;
-        const int head = c.kv_head * d_.group + lane_ % d_.group;
+        const std::int64_t row = std::int64_t{sequence_.q_start} + token;
         p_.mask[(row * p_.heads + head) * p_.mask_bytes + c.first_key / Config::kUnit + unit] =
             static_cast<std::uint8_t>(attended);
       }
     }
     if (p_.stats == nullptr || !has_row()) return;
-    auto* stats = reinterpret_cast<unsigned long long*>(p_.stats) +
-                  (std::int64_t{c.batch} * p_.heads + c.kv_head * d_.group + lane_ % d_.group) * 4;
+    auto* stats = reinterpret_cast<unsigned long long*>(p_.stats) + (std::int64_t{c.batch} * p_.heads + head) * 4;
     atomicAdd(stats + 2, pairs_visible);
     atomicAdd(stats + 3, pairs_attended);
     if (lane_ != __ffs(static_cast<int>(decision.peers)) - 1) return;
@@ -436,7 +435,7 @@ void launch_skip_keys(const DecodeParams& params, cudaStream_t stream) {
   MODELOPT_CUDA_CHECK(cudaGetDevice(&device), "current device");
   MODELOPT_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
                       "multiprocessors of GPU ", device);
-  constexpr int kMostBytes = Config::shared_bytes(kMostDecodeRows);  // the same for all calls: other threads may launch too
+  constexpr int kMostBytes = Config::shared_bytes(kRowBlock);  // the same for all calls: other threads may launch too
   MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(skip_keys<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes),
                       "asking for ", kMostBytes, " bytes of shared memory a block");
   MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(skip_keys<Config>, cudaFuncAttributePreferredSharedMemoryCarveout,
@@ -445,7 +444,7 @@ void launch_skip_keys(const DecodeParams& params, cudaStream_t stream) {
   MODELOPT_CUDA_CHECK(
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_processor, skip_keys<Config>, kWarp, bytes),
       "occupancy of skip_keys");
-  const std::int64_t work = std::int64_t{params.capacity} * params.attention.kv_heads;
+  const std::int64_t work = std::int64_t{params.capacity} * params.parts;
   const std::int64_t resident = std::int64_t{processors} * blocks_per_processor;
   const auto blocks = static_cast<unsigned>(std::clamp<std::int64_t>(work, 1, resident));  // one writes the offsets
   skip_keys<Config><<<blocks, kWarp, bytes, stream>>>(params);

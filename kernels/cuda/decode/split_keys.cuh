@@ -1,7 +1,7 @@
 // One warp per block, one chunk of keys at a time.
 //
-//   tile     16 keys. M = 16 rows of mma.m16n8k16 are the query rows times the heads of the key head's group: row
-//            i * group + g is query row i, head g. Two products of 8 keys for the scores, kHeadDim / 8 for the output.
+//   tile     16 keys. M = 16 rows of mma.m16n8k16 are those of a row block. Two products of 8 keys for the scores,
+//            kHeadDim / 8 for the output.
 //   shared   kStages stages of one tile of K and one of V, as rows of 16-byte pieces; piece c of key row r lies at
 //            c ^ (r % 8), so that ldmatrix has no bank conflict. 24 KB for kHeadDim 128 (3 stages): nine warps on an
 //            H100's multiprocessor keep 144 KB of copies under way, where 20 KB cover the latency of memory.
@@ -9,8 +9,8 @@
 //            (cp.async.wait_group) and then for each other (__syncwarp); nothing else is shared.
 //   registers the output's kHeadDim / 2 and the queries' kHeadDim / 4 words.
 //
-// Work is taken in strides of the grid, key heads fastest: the warps of a moment read the same keys' heads, which are
-// neighbours in memory.
+// Work is taken in strides of the grid, parts of a chunk fastest: the warps of a moment read the same keys' heads,
+// which are neighbours in memory.
 #pragma once
 
 #include <algorithm>
@@ -49,8 +49,8 @@ class ChunkAttention {
       : d_(d), p_(d.attention), lane_(lane), shared_(sm80::shared_address(shared)) {}
 
   /// Leaves the rows of chunk `index` of the sequence in slot `slot` of the workspace.
-  __device__ void run(const SequenceRange& sequence, int kv_head, int index, int chunk_log2, std::int64_t slot) {
-    select(sequence, kv_head);
+  __device__ void run(const SequenceRange& sequence, int part, int index, int chunk_log2, std::int64_t slot) {
+    select(sequence, part);
     const KeySpan visible = visible_keys(p_, sequence);
     const int chunk = first_chunk(visible, chunk_log2) + index;
     const int begin = max(visible.begin, chunk << chunk_log2);
@@ -58,7 +58,7 @@ class ChunkAttention {
     const int first = begin / Config::kTileKeys * Config::kTileKeys;
     const int tiles = (end - first + Config::kTileKeys - 1) / Config::kTileKeys;
     for (int t = 0; t < Config::kStages - 1; ++t) load_tile(t, first + t * Config::kTileKeys, t < tiles);
-    load_queries(kv_head);
+    load_queries();
     reset();
     for (int t = 0, stage = 0; t < tiles; ++t) {
       sm80::wait_for_copies<Config::kStages - 2>();
@@ -74,10 +74,12 @@ class ChunkAttention {
   }
 
  protected:
-  __device__ void select(const SequenceRange& sequence, int kv_head) {
+  __device__ void select(const SequenceRange& sequence, int part) {
     sequence_ = sequence;
-    k_ = static_cast<const Element*>(p_.k) + sequence.k_start * p_.k_strides.row + kv_head * p_.k_strides.head;
-    v_ = static_cast<const Element*>(p_.v) + sequence.k_start * p_.v_strides.row + kv_head * p_.v_strides.head;
+    kv_head_ = part / d_.row_blocks;
+    first_row_ = part % d_.row_blocks * kRowBlock;
+    k_ = static_cast<const Element*>(p_.k) + sequence.k_start * p_.k_strides.row + kv_head_ * p_.k_strides.head;
+    v_ = static_cast<const Element*>(p_.v) + sequence.k_start * p_.v_strides.row + kv_head_ * p_.v_strides.head;
   }
 
   /// Asks for a tile's K and V; keys beyond the sequence and elements beyond head_dim become zeros. Without `wanted`
@@ -104,21 +106,24 @@ class ChunkAttention {
   /// Row `row` of the mma as the operator knows it.
   struct QueryRow {
     int token;  ///< in its sequence
-    int head;   ///< in its group
+    int head;   ///< of all query heads
   };
-  __device__ QueryRow query_row(int row) const { return {row / d_.group, row % d_.group}; }
-  [[nodiscard]] __device__ bool exists(int row) const { return row < sequence_.q_len * d_.group; }
+  __device__ QueryRow query_row(int row) const {
+    const int of_key_head = first_row_ + row;
+    return {of_key_head / d_.group, kv_head_ * d_.group + of_key_head % d_.group};
+  }
+  [[nodiscard]] __device__ bool exists(int row) const { return first_row_ + row < sequence_.q_len * d_.group; }
   /// Rows of this lane: lane / 4 and lane / 4 + 8.
   [[nodiscard]] __device__ int own_row(int half) const { return lane_ / 4 + 8 * half; }
 
   /// Operand A of the scores: element (lane % 4) * 2 + {0, 1} of each 8 of the own rows; zeros where there is none.
-  __device__ void load_queries(int kv_head) {
+  __device__ void load_queries() {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const QueryRow row = query_row(own_row(half));
       const bool valid = exists(own_row(half));
       const Element* q = static_cast<const Element*>(p_.q) + (sequence_.q_start + row.token) * p_.q_strides.row +
-                         (kv_head * d_.group + row.head) * p_.q_strides.head;
+                         row.head * p_.q_strides.head;
       position_[half] = row.token + sequence_.k_len - sequence_.q_len;
 #pragma unroll
       for (int eight = 0; eight < kHeadDim / 8; ++eight) {
@@ -266,6 +271,8 @@ class ChunkAttention {
   SequenceRange sequence_;
   const Element* k_ = nullptr;
   const Element* v_ = nullptr;
+  int kv_head_ = 0;
+  int first_row_ = 0;  ///< of the row block, among the key head's rows
   int position_[2] = {};
   std::uint32_t query_[kSteps][4];
   float maximum_[2];
@@ -285,9 +292,8 @@ __global__ void __launch_bounds__(kWarp) split_keys(const __grid_constant__ Deco
   ChunkCursor cursor(p, lane, chunk_log2);
   for (std::int64_t work = blockIdx.x;; work += gridDim.x) {
     ChunkCursor::Chunk chunk;
-    if (!cursor.seek(static_cast<int>(work / p.kv_heads), chunk)) return;
-    attention.run(sequence_range(p, chunk.sequence), static_cast<int>(work % p.kv_heads), chunk.index, chunk_log2,
-                  work);
+    if (!cursor.seek(static_cast<int>(work / d.parts), chunk)) return;
+    attention.run(sequence_range(p, chunk.sequence), static_cast<int>(work % d.parts), chunk.index, chunk_log2, work);
   }
 }
 
@@ -304,7 +310,7 @@ void launch_split_keys(const DecodeParams& params, cudaStream_t stream) {
   MODELOPT_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_processor, split_keys<Config>, kWarp,
                                                                     Config::kSharedBytes),
                       "occupancy of split_keys");
-  const std::int64_t work = std::int64_t{params.capacity} * params.attention.kv_heads;
+  const std::int64_t work = std::int64_t{params.capacity} * params.parts;
   const std::int64_t resident = std::int64_t{processors} * blocks_per_processor;
   const auto blocks = static_cast<unsigned>(std::clamp<std::int64_t>(work, 1, resident));  // one writes the offsets
   split_keys<Config><<<blocks, kWarp, Config::kSharedBytes, stream>>>(params);

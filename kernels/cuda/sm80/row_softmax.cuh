@@ -49,8 +49,10 @@ struct RowSoftmax {
         reference[b][half] = raised;
         exponent[b][half] = raised == kNegativeInfinity<float> ? 0.0f : __fmul_rn(raised, scale_log2);
         // -inf before: 0 (there is nothing to rescale). Kept: exactly 1, or 0 if it is -inf and all is 0.
-        factor[b][half] = exp2_approx(is_far(b, half) ? __fmul_rn(__fsub_rn(previous, raised), scale_log2)
-                                                      : __fsub_rn(__fmul_rn(previous, scale_log2), exponent[b][half]));
+        const float before = __fmul_rn(previous, scale_log2);
+        const float rounding = far_exponent(before) ? 0.0f : -__fmaf_rn(previous, scale_log2, -before);
+        factor[b][half] = exp2_approx(is_far(b, half) ? __fmaf_rn(__fsub_rn(previous, raised), scale_log2, rounding)
+                                                      : __fsub_rn(before, exponent[b][half]));
         changed = changed || !keep;
       }
     }
@@ -70,7 +72,8 @@ struct RowSoftmax {
   /// Beyond this a rounded exponent is too far from scale_log2 * reference: half a unit in its last place is half a
   /// power of two. The scores of such rows are made relative to the reference before they are scaled, and their
   /// exponent is 0.
-  [[nodiscard]] __device__ bool is_far(int b, int half) const { return fabsf(exponent[b][half]) >= 0x1p24f; }
+  [[nodiscard]] static __device__ bool far_exponent(float exponent) { return fabsf(exponent) >= 0x1p24f; }
+  [[nodiscard]] __device__ bool is_far(int b, int half) const { return far_exponent(exponent[b][half]); }
 
   [[nodiscard]] __device__ bool any_row_is_far() const {
     bool far = false;

@@ -164,8 +164,12 @@ __device__ __forceinline__ void tile_maxima(const float (&s)[kScores], float (&m
   }
 }
 
+/// `value`; NaN if x is infinite or NaN. A select in its place costs the main loop its uniform registers.
+__device__ __forceinline__ float nan_if_infinite(float x, float value) { return fmaf(x, 0.0f, value); }
+
 /// Biased reference: rows without any weight so far take the largest score of this tile. Nothing happens to others, so
-/// that a row's bits depend on the row alone.
+/// that a row's bits depend on the row alone. The sum of a row whose reference is 2^26 or more becomes NaN: rounded, it
+/// may be so far from the score that no weight is left.
 template <int kScores>
 __device__ __forceinline__ void start_rows(const float (&s)[kScores], float scale_log2, RowState& rows) {
   if (!__any_sync(kFullWarp, rows.sum[0] == 0.0f || rows.sum[1] == 0.0f)) return;
@@ -175,6 +179,7 @@ __device__ __forceinline__ void start_rows(const float (&s)[kScores], float scal
   for (int h = 0; h < 2; ++h) {
     if (quad_sum(rows.sum[h]) == 0.0f && maxima[h] != kNegativeInfinity<float>) {
       rows.shift[h] = -maxima[h] * scale_log2 - static_cast<float>(kBias);
+      rows.sum[h] = nan_if_infinite(rows.shift[h] * 0x1p102f, rows.sum[h]);
     }
   }
 }
@@ -191,8 +196,8 @@ __device__ __forceinline__ void lower_row(float (&o)[kOutputs], RowState& rows, 
 }
 
 /// Biased reference: moves it where a row's sum has grown past 2^(kMargin - kBias); rare. Factors are powers of two. A
-/// sum from 2^100 on becomes NaN: products may have overflowed by then. (A select in its place costs the main loop its
-/// uniform registers.)
+/// sum from 2^100 on becomes NaN: products may have overflowed by then. So does one whose reference, rounded, has moved
+/// by something else than d, from 2^-10 on: what has been summed up and what comes next would not fit together.
 template <int kOutputs>
 __device__ __forceinline__ void guard_rows(float (&o)[kOutputs], RowState& rows) {
   constexpr float kLimit = 1.0f / static_cast<float>(1ull << (kBias - kMargin));
@@ -204,10 +209,13 @@ __device__ __forceinline__ void guard_rows(float (&o)[kOutputs], RowState& rows)
     const int d = grown ? static_cast<int>(__float_as_uint(total) >> 23) - 127 + kBias : 0;
     const float half = __uint_as_float(static_cast<unsigned>(127 - (d >> 1)) << 23);
     const float rest = __uint_as_float(static_cast<unsigned>(127 - d + (d >> 1)) << 23);
-    rows.shift[h] -= static_cast<float>(d);
+    const float moved = rows.shift[h] - static_cast<float>(d);
+    const float error = (rows.shift[h] - moved) - static_cast<float>(d);
+    rows.shift[h] = moved;
     lower_row(o, rows, h, half);
     lower_row(o, rows, h, rest);
-    rows.sum[h] = fmaf(total * 268435456.0f, 0.0f, rows.sum[h]);
+    rows.sum[h] = nan_if_infinite(total * 0x1p28f, rows.sum[h]);
+    rows.sum[h] = nan_if_infinite(error * 0x1p127f * 0x1p11f, rows.sum[h]);
   }
 }
 

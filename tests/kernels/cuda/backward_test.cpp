@@ -293,6 +293,41 @@ TEST_CASE("backward: keys that sequences share add up, in a fixed order", "[back
   }
 }
 
+TEST_CASE("backward: keys are shared where only their lengths are their own", "[backward]") {
+  for (const TestedBackend& backend : tested_backends()) {
+    AttentionArgs args =
+        make_args({.lengths = {{100, 200}, {100, 100}}, .heads = 4, .kv_heads = 2, .head_dim = 64, .dtype = at::kHalf});
+    args.b_start_loc = at::tensor({0, 100}, at::kInt);
+    args.b_start_loc_k.reset();  // the second sequence's keys are the first one's last hundred
+    args.b_seq_len_k = at::tensor({200, 100}, at::kInt);
+    INFO(backend);
+    CHECK(check_gradients(args, backend) == "");
+    const AttentionArgs call = on_device(on_backend(args, backend), backend.device);
+    CHECK(difference_of(gradients_of(call), gradients_of(call)) == "");
+  }
+}
+
+TEST_CASE("backward: decode with skipped blocks, its mask stored or found again by the same kernel", "[backward]") {
+  for (const TestedBackend& backend : tested_backends()) {
+    for (const std::int64_t head_dim : {64, 256}) {
+      for (const char* phase : {"decode", "auto"}) {
+        AttentionArgs args = make_args({.lengths = {{1, 700}, {1, 1500}},
+                                        .heads = 8,
+                                        .kv_heads = 2,
+                                        .head_dim = head_dim,
+                                        .dtype = at::kBFloat16});
+        args.phase = phase;
+        args.skip_softmax_threshold = 0.5;
+        INFO(backend << ", head_dim " << head_dim << ", phase " << phase);
+        CHECK(check_gradients(args, backend) == "");
+        const AttentionArgs call = on_device(on_backend(args, backend), backend.device);
+        const AttentionMaskResult forward = attention_with_mask(call);
+        CHECK(difference_of(run_backward(call, forward, true), run_backward(call, forward, false)) == "");
+      }
+    }
+  }
+}
+
 TEST_CASE("backward: only the gradients that are asked for", "[backward]") {
   for (const TestedBackend& backend : tested_backends()) {
     AttentionArgs call = on_device(

@@ -1,4 +1,5 @@
-// Few query rows over many keys: the kernel that splits keys over the GPU, and its neighbours at the limit of 16 rows.
+// Few query rows over many keys: the kernel that splits keys over the GPU, and its neighbours at its limits of 16 rows
+// of a sequence and 128 of a key head.
 #include <ATen/ops/tensor.h>
 #include <catch2/catch_test_macros.hpp>
 
@@ -51,7 +52,8 @@ TEST_CASE("decode: groups of heads and several rows, causal and with a sliding w
   for (const TestedBackend& backend : tested_backends()) {
     for (const auto& [heads, kv_heads, rows] :
          {Group{1, 1, 1}, Group{4, 4, 3}, Group{6, 2, 5}, Group{8, 1, 2}, Group{16, 1, 1}, Group{14, 2, 2},
-          Group{2, 2, 16}, Group{17, 1, 1}, Group{4, 1, 5}}) {
+          Group{2, 2, 16}, Group{17, 1, 1}, Group{4, 1, 5}, Group{71, 1, 1}, Group{40, 2, 3}, Group{16, 2, 16},
+          Group{129, 1, 1}, Group{2, 1, 17}}) {
       for (const std::int64_t window : {0, 1, 100, 1000}) {
         const CaseShape shape{.lengths = {{rows, 700}, {rows, rows}, {1, 300}, {rows, 1}},
                               .heads = heads,

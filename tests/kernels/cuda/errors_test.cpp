@@ -137,9 +137,10 @@ TEST_CASE("errors: what sm90 skips", "[errors]") {
   args.skip_softmax_bc = 128;
   args.phase = "decode";
   args.skip_softmax_bc = 2048;
-  CHECK(reason(args) ==
-        "sm90: decodes with skip-softmax with up to 16 query heads of a key head and blocks of up to 1024 keys, not "
-        "with 2 and 2048");
+  CHECK(
+      reason(args) ==
+      "sm90: decodes with skip-softmax with up to 16 rows of a sequence, 128 of a key head, blocks of 1024 keys and 1 "
+      "GiB of partial results, not with 20 rows, 4 / 2 heads, blocks of 2048 and 2 sequences of up to 20 keys");
   args.phase = "auto";
   args.skip_softmax_bc = 128;
   args.sparsity_n = 2;
@@ -164,8 +165,33 @@ TEST_CASE("errors: auto takes sm90 where it can, else sm80", "[errors]") {
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true}) == "sm90");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true, .skip_br = 64}) == "sm80");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true, .skip_br = 1, .decode = true}) == "sm90");
-  CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .skip_softmax = true, .skip_br = 1, .decode = true, .group = 32}) ==
-        "sm80");
+  const AttentionTraits decode{
+      .dtype = at::kHalf, .head_dim = 64, .skip_softmax = true, .skip_br = 1, .decode = true, .heads = 128};
+  CHECK(choice(decode) == "sm90");
+  const auto other_decode = [&](auto change) {
+    AttentionTraits traits = decode;
+    change(traits);
+    return choice(traits);
+  };
+  CHECK(other_decode([](auto& traits) { traits.heads = 129; }) == "sm80");
+  CHECK(other_decode([](auto& traits) { traits.skip_bc = 1032; }) == "sm80");
+  CHECK(other_decode([](auto& traits) {
+          traits.heads = 4;
+          traits.max_input_len = 16;
+        }) == "sm90");
+  CHECK(other_decode([](auto& traits) {
+          traits.heads = 4;
+          traits.max_input_len = 17;
+        }) == "sm80");
+  // 1 GiB of partial results: 256 sequences of 128 chunks, 128 rows of 64 floats
+  CHECK(other_decode([](auto& traits) {
+          traits.batch = 256;
+          traits.max_input_len_k = 128 * 256;
+        }) == "sm90");
+  CHECK(other_decode([](auto& traits) {
+          traits.batch = 256;
+          traits.max_input_len_k = 128 * 256 + 1;
+        }) == "sm80");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 64, .tma_aligned = false}) == "sm80");
   CHECK(choice({.dtype = at::kHalf, .head_dim = 59}) == "sm80");
   CHECK(choice({.dtype = at::kFloat, .head_dim = 64}) == "sm80");

@@ -5,6 +5,7 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <string>
 
@@ -103,6 +104,31 @@ TEST_CASE("scores: millions, and small differences between them", "[scores]") {
       close.q.select(2, 1).fill_(1);
       for (int j = 0; j < kKeys; ++j) close.k[j][0][1] = j * 7 % 4;
       check_patterns(close, backend);
+    }
+  }
+}
+
+TEST_CASE("scores: beyond 2^24, where a rounded reference is off by more than a weight", "[scores]") {
+  constexpr int kKeys = 400;
+  struct Level {
+    float factor, key;
+    float step;  ///< to be added to single scores: exact in fp32
+  };
+  for (const TestedBackend& backend : tested_backends()) {
+    for (const auto dtype : backend.dtypes) {
+      for (const auto& [factor, key, step] :
+           {Level{4096.0f, 4096.0f, 16.0f}, Level{-8192.0f, 8192.0f, 24.0f}, Level{24576.0f, 32768.0f, 128.0f},
+            Level{32768.0f, 65536.0f, 256.0f}, Level{1048576.0f, 65536.0f, 0.0f}}) {
+        if (dtype == at::kHalf && (std::abs(factor) > 65504.0f || key > 65504.0f)) continue;
+        INFO(backend << ", " << dtype << ", scores of " << factor << " x " << key << ", steps of " << step);
+        AttentionArgs args =
+            outer_product(backend, dtype, std::vector<float>(kKeys, factor), std::vector<float>(kKeys, key));
+        check_patterns(args, backend);  // the mean of all values that a row sees
+        args.is_causal = false;
+        args.q.select(2, 1).fill_(1);
+        for (const int at : {130, 201, 300}) args.k[at][0][1] = step;
+        check_patterns(args, backend);  // those that are kept share all of the weight, whichever tile they are in
+      }
     }
   }
 }

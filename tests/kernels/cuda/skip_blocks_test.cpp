@@ -181,6 +181,77 @@ TEST_CASE("skip blocks: decode, caches of all lengths, blocks inside, across and
   CHECK(counts.some_but_not_all());
 }
 
+TEST_CASE("skip blocks: decode with many heads of a key head and several rows, the same on both backends", "[skip]") {
+  struct Group {
+    std::int64_t heads, kv_heads, rows;
+  };
+  BlockCounts counts;
+  for (const auto& [heads, kv_heads, rows] :
+       {Group{8, 2, 1}, Group{8, 2, 5}, Group{71, 1, 1}, Group{40, 2, 3}, Group{8, 1, 16}, Group{34, 2, 1}}) {
+    for (const std::int64_t head_dim : {64, 256}) {
+      const CaseShape shape{.lengths = {{rows, 700}, {1, 1500}, {rows, rows}, {0, 9}},
+                            .heads = heads,
+                            .kv_heads = kv_heads,
+                            .head_dim = head_dim,
+                            .fill = Fill::kIntegers,
+                            .storage = Storage::kPoisonedAligned,
+                            .seed = static_cast<std::uint64_t>(heads + rows)};
+      AttentionArgs args = with_blocks(decode_args(shape), {128, 128}, 0.5);
+      const AttentionMaskResult reference = reference_result(args);
+      counts.add(reference.result.stats);
+      for (const auto dtype : {at::kHalf, at::kBFloat16}) {
+        INFO(dtype << ": " << shape);
+        const AttentionArgs call = in_dtype(args, dtype);
+        CHECK(check_against(reference, call, tested_backend("sm80"), Fill::kIntegers) == "");
+        const auto on_gpu = [&](const char* backend) {
+          return attention_with_mask(on_device(on_backend(call, tested_backend(backend)), c10::DeviceType::CUDA));
+        };
+        const AttentionMaskResult expected = on_gpu("sm80"), actual = on_gpu("sm90");  // of one decode kernel
+        CHECK(bitwise_difference(actual.result.output.cpu(), expected.result.output.cpu()) == "");
+        CHECK(actual.result.stats.equal(expected.result.stats));
+        CHECK(actual.mask.equal(expected.mask));
+      }
+    }
+  }
+  CHECK(counts.some_but_not_all());
+}
+
+TEST_CASE("skip blocks: decode that no decode kernel takes runs on sm80 by itself, and is refused by sm90", "[skip]") {
+  // 17 rows of a sequence; too many partial results, with loose bounds, in phase auto and in phase decode
+  AttentionArgs long_rows = with_blocks(decode_args({.lengths = {{17, 700}, {3, 40}},
+                                                     .heads = 4,
+                                                     .kv_heads = 2,
+                                                     .head_dim = 64,
+                                                     .dtype = at::kBFloat16,
+                                                     .fill = Fill::kIntegers}),
+                                        {128, 128}, 0.5);
+  AttentionArgs many_results = with_blocks(decode_args({.lengths = std::vector<Lengths>(256, Lengths{1, 256}),
+                                                        .heads = 32,
+                                                        .kv_heads = 1,
+                                                        .head_dim = 256,
+                                                        .dtype = at::kBFloat16,
+                                                        .fill = Fill::kIntegers}),
+                                           {128, 128}, 0.5);
+  many_results.max_input_len_k = many_results.k.size(0);
+  AttentionArgs of_phase_auto = many_results;
+  of_phase_auto.phase = "auto";
+  for (const AttentionArgs* const call : {&long_rows, &many_results, &of_phase_auto}) {
+    AttentionArgs args = on_device(*call, c10::DeviceType::CUDA);
+    const auto result_of = [&](const char* backend) {
+      args.backend = backend;
+      const AttentionResult result = attention(args);
+      return AttentionResult{result.output.cpu(), result.logsumexp.cpu(), result.stats.cpu()};
+    };
+    const AttentionResult expected = result_of("sm80"), result = result_of("auto");
+    CHECK(bitwise_difference(result.output, expected.output) == "");
+    CHECK(bitwise_difference(result.logsumexp, expected.logsumexp) == "");
+    CHECK(result.stats.equal(expected.stats));
+    CHECK(expected.stats.select(2, 1).sum().item<std::int64_t>() > 0);
+    args.backend = "sm90";
+    CHECK_THROWS_AS(attention(args), modelopt::Unsupported);
+  }
+}
+
 TEST_CASE("skip blocks: few rows of a prefill decide together where they share a query block", "[skip]") {
   for (const TestedBackend& backend : backends_that_skip()) {
     BlockCounts counts;

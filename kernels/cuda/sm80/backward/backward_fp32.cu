@@ -201,8 +201,10 @@ void launch_kernel(const BackwardLaunch& launch, cudaStream_t stream) {
   const AttentionParams& p = launch.params.attention;
   const int bytes = shared_floats(p.head_dim) * static_cast<int>(sizeof(float));
   auto* kernel = &backward_fp32<kRowsAreQueries, kElements>;
-  MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "asking for ",
-                      bytes, " bytes of shared memory a block");
+  // the same for all calls: other threads may launch too
+  constexpr int kMostBytes = shared_floats(32 * kElements) * static_cast<int>(sizeof(float));
+  MODELOPT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes),
+                      "asking for ", kMostBytes, " bytes of shared memory a block");
   const auto blocks = static_cast<unsigned>(launch.row_tiles) * static_cast<unsigned>(p.batch) *
                       static_cast<unsigned>(kRowsAreQueries ? p.heads : p.kv_heads);
   kernel<<<blocks, kFp32Threads, bytes, stream>>>(launch);

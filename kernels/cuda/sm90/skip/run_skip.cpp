@@ -48,6 +48,8 @@ void run_skip(const AttentionParams& params, const VisibleBlocks& blocks, const 
   MODELOPT_CHECK(params.skip_br == kSkipRows && params.skip_bc == kSkipKeys, Unsupported,
                  "backend sm90 skips blocks of ", kSkipRows, " rows and ", kSkipKeys, " keys, not of ", params.skip_br,
                  " and ", params.skip_bc);
+  MODELOPT_CHECK(params.head_dim <= 128, Unsupported, "backend sm90 takes skip-softmax with a head_dim up to 128, not ",
+                 params.head_dim);
   if (params.dtype == ElementType::kFloat16) {
     run_head_dim<__half>(params, blocks, workspace, stream);
   } else {

@@ -90,7 +90,9 @@ struct AttentionTraits {
   std::int64_t skip_br = 128;  ///< query rows and
   std::int64_t skip_bc = 128;  ///< keys of its blocks; one row in phase "decode"
   bool decode = false;         ///< no sequence is prefill: N:M is off
-  std::int64_t group = 1;      ///< query heads of a key head
+  std::int64_t heads = 1, kv_heads = 1;
+  std::int64_t batch = 1;  ///< and the bounds of its lengths, in tokens
+  std::int64_t max_input_len = 1, max_input_len_k = 0;
   bool collect_stats = false;
   bool want_mask = false;  ///< the attended mask is asked for (autograd, tests)
   /// Bases and strides of q, k and v are multiples of 16 bytes and no stride is 0 (sm90 needs it).
