@@ -1,4 +1,4 @@
-// modelopt calibrate --model DIR --config SKIP_SOFTMAX_CALIB --export DIR2
+// modelopt calibrate --model DIR --config SKIP_SOFTMAX_TRITON_CALIB --export DIR2
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -60,6 +60,20 @@ ConfigOptions with_calibration_fields(const Options& options) {
   add("data_dir", options.data_dir.empty() ? "" : Json(options.data_dir).dump());
   add("cache_dir", options.cache_dir.empty() ? "" : Json(options.cache_dir).dump());
   return config;
+}
+
+// A rule's own targets go before those of the calibration: a flag beside them would do nothing.
+void check_targets(const config::SparseAttentionConfig& config, const Options& options) {
+  if (options.target_sparse_ratio.empty()) return;
+  const auto check = [&](const std::string& name, const config::Rule& rule) {
+    if (!rule.enable || !rule.method) return;
+    const config::SkipSoftmaxConfig* skipping = config::skip_softmax_parameters(*rule.method);
+    MODELOPT_CHECK(skipping == nullptr || (!skipping->target_sparsity.prefill && !skipping->target_sparsity.decode),
+                   UsageError, "--target-sparsity ", options.target_sparse_ratio, ": rule ", name,
+                   " has a target_sparsity of its own, which goes before it, expected one of the two");
+  };
+  for (const auto& entry : config.rules) check(entry.pattern, entry.rule);
+  check("default", config.default_rule);
 }
 
 calibration::CalibrationResult calibrate(const ModelSession& session, const calibration::RulerGenerator& generator,
@@ -197,7 +211,6 @@ std::vector<eval::RulerResult> check_on_ruler(const ModelSession& session, const
   for (std::int64_t& length : ruler.lengths) length = std::min(length, room);
   ruler.samples = options.ruler_samples;
   ruler.seed = options.common.seed + 1;
-  ruler.tasks = ruler_tasks({}, generator, ruler.lengths, ruler.seed);
   return run_ruler(session, generator, {calibrated}, ruler, options.common);
 }
 
@@ -206,10 +219,11 @@ void run(const Options& options) {
   const Output output(options.json);
   const auto named = named_configs(with_calibration_fields(options), options.common);
   MODELOPT_CHECK(!named.empty(), UsageError,
-                 "calibrate needs --config NAME|FILE, with a calibration block, e.g. SKIP_SOFTMAX_CALIB");
+                 "calibrate needs --config NAME|FILE, with a calibration block, e.g. SKIP_SOFTMAX_TRITON_CALIB");
   const auto& wanted = named.front();
   const std::string data_dir = wanted.config.calibration ? wanted.config.calibration->data_dir : std::string();
   check_haystack(options.haystack, data_dir, "calibration.data_dir");
+  check_targets(wanted.config, options);
   const ModelSession session = load_session(options.model, options.common);
   const auto generator = ruler_generator(session, options.haystack, data_dir);
   const calibration::CalibrationResult result = calibrate(session, generator, wanted.config, options);
@@ -257,7 +271,7 @@ void add_calibration_options(CLI::App& command, Options& options) {
       ->group(group);
   command
       .add_option("--fit-length", options.fit_length,
-                  "tokens that the exponential is fitted for (default: --max-seqlen)")
+                  "tokens that the exponential is fitted for (default: the longest prompts)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->group(group);
   command.add_flag("--extrapolate", options.extrapolate, "accept targets beyond what was measured")->group(group);

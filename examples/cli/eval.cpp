@@ -166,7 +166,7 @@ void evaluate_ruler(const ModelSession& session, const std::vector<eval::NamedCo
   ruler.samples = options.ruler_samples.value_or(ruler.samples);
   ruler.decode_steps = options.decode_steps;
   ruler.seed = options.common.seed;
-  ruler.tasks = ruler_tasks(options.ruler_tasks, generator, ruler.lengths, ruler.seed);
+  ruler.tasks = ruler_tasks(options.ruler_tasks);
   const auto results = run_ruler(session, generator, configs, ruler, options.common);
   output.print(ruler_table(results));
   for (const auto& named : configs)
@@ -244,7 +244,9 @@ Command add_eval(CLI::App& program) {
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
   parser->add_option("--windows", options->windows, "windows per length; 0: all (default: 4)")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 30));
-  parser->add_option("--ruler-tasks", options->ruler_tasks, "e.g. niah_single,variable_tracking (default: all)")
+  parser
+      ->add_option("--ruler-tasks", options->ruler_tasks,
+                   "e.g. niah_single,variable_tracking (default: all that have room)")
       ->delimiter(',');
   parser->add_option("--ruler-samples", options->ruler_samples, "prompts per task and length (default: 4)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));

@@ -82,8 +82,7 @@ calibration::RulerGenerator ruler_generator(const ModelSession& session, const s
   return {std::move(tokenizer), path.empty() ? Haystack(shipped_text()) : Haystack::from_path(path)};
 }
 
-std::vector<RulerTask> ruler_tasks(const std::vector<std::string>& names, const calibration::RulerGenerator& generator,
-                                   const std::vector<std::int64_t>& lengths, std::uint64_t seed) {
+std::vector<RulerTask> ruler_tasks(const std::vector<std::string>& names) {
   std::vector<RulerTask> tasks;
   for (const std::string& name : names) {
     const auto task = calibration::find_ruler_task(name);
@@ -93,12 +92,6 @@ std::vector<RulerTask> ruler_tasks(const std::vector<std::string>& names, const 
     MODELOPT_CHECK(std::find(tasks.begin(), tasks.end(), *task) == tasks.end(), UsageError, "--ruler-tasks ", name,
                    ": given twice, expected each task once");
     tasks.push_back(*task);
-  }
-  if (tasks.empty()) {
-    const std::int64_t shortest = *std::min_element(lengths.begin(), lengths.end());
-    tasks = generator.fitting_tasks(shortest, seed);
-    MODELOPT_CHECK(!tasks.empty(), InvalidArgument, "prompts of ", shortest,
-                   " tokens have no room for any RULER task, expected longer ones");
   }
   return tasks;
 }

@@ -28,12 +28,8 @@ void check_haystack(const std::string& haystack, const std::string& path, const 
 [[nodiscard]] calibration::RulerGenerator ruler_generator(const ModelSession& session, const std::string& haystack,
                                                           const std::string& path);
 
-/// Tasks by name; `names` empty: all that have room in the shortest length. Throws UsageError for a name that is none,
-/// or is there twice.
-[[nodiscard]] std::vector<calibration::RulerTask> ruler_tasks(const std::vector<std::string>& names,
-                                                              const calibration::RulerGenerator& generator,
-                                                              const std::vector<std::int64_t>& lengths,
-                                                              std::uint64_t seed);
+/// Tasks by name. Throws UsageError for a name that is none, or is there twice.
+[[nodiscard]] std::vector<calibration::RulerTask> ruler_tasks(const std::vector<std::string>& names);
 
 /// Runs them with a progress bar.
 [[nodiscard]] std::vector<eval::RulerResult> run_ruler(const ModelSession& session,

@@ -61,7 +61,7 @@ auto skip_rules(Config& config) {
 const SkipSoftmaxConfig& check_rules(const SparseAttentionConfig& config) {
   const std::string subject = config.name.empty() ? "the configuration" : str("configuration ", config.name);
   MODELOPT_CHECK(config.calibration.has_value(), ConfigError, subject,
-                 " has no \"calibration\", expected one beside the patterns, or the preset SKIP_SOFTMAX_CALIB");
+                 " has no \"calibration\", expected one beside the patterns, or the preset SKIP_SOFTMAX_TRITON_CALIB");
   const auto rules = skip_rules(config);
   MODELOPT_CHECK(!rules.empty(), ConfigError, subject,
                  " has no enabled skip-softmax rule to calibrate, expected flash_skip_softmax or skip_softmax");
@@ -154,9 +154,24 @@ class Measurement {
   CountRecorder& recorder_;
 };
 
-// Puts the counting method into the slots of all modules to which `config` gives a skip-softmax method; returns those.
-std::vector<ModuleReport> fill_slots(CausalLM& model, SparseAttentionConfig config, const std::string& kernel,
-                                     const std::shared_ptr<CountRecorder>& recorder) {
+// Refuses rules that could not be applied once they are calibrated, before anything is measured.
+void check_applicable(CausalLM& model, SparseAttentionConfig config, const std::string& kernel) {
+  config.calibration.reset();
+  for (const auto& [name, rule] : skip_rules(config)) {
+    rule->threshold = methods::kLargestThreshold;
+    rule->target_sparsity = {};
+  }
+  sparsify(model, config, {.kernel = kernel});
+}
+
+struct CountedModules {
+  std::vector<ModuleReport> skipping;  // with the counting method
+  std::string hash;                    // of what every attention module does while they count
+};
+
+// Puts the counting method into the slots of all modules to which `config` gives a skip-softmax method.
+CountedModules fill_slots(CausalLM& model, SparseAttentionConfig config, const std::string& kernel,
+                          const std::shared_ptr<CountRecorder>& recorder) {
   config.calibration.reset();  // what it asks for is being done
   methods::MethodRegistry registry;
   methods::register_builtin_methods(registry);
@@ -167,10 +182,15 @@ std::vector<ModuleReport> fill_slots(CausalLM& model, SparseAttentionConfig conf
     registry.add(std::make_unique<CalibratingMethod>(descriptor.name, recorder));
   }
   SparsifyReport report = sparsify(model, config, {.kernel = kernel, .registry = &registry});
-  std::erase_if(report.modules, [&](const ModuleReport& module) {
-    return std::find(skipping.begin(), skipping.end(), module.method) == skipping.end();
-  });
-  return std::move(report.modules);
+  CountedModules counted;
+  ordered_json modules = ordered_json::array();
+  for (ModuleReport& module : report.modules) {
+    const bool counts = std::find(skipping.begin(), skipping.end(), module.method) != skipping.end();
+    modules.push_back({module.name, counts ? "counted" : module.method, module.parameters});
+    if (counts) counted.skipping.push_back(std::move(module));
+  }
+  counted.hash = sha256_hex(modules.dump());
+  return counted;
 }
 
 // Rows of the counts that belong to each rule: of several rules with one pattern, to the last.
@@ -193,16 +213,13 @@ std::vector<std::vector<std::size_t>> assign_modules(std::vector<RuleCalibration
 // Everything that the counts of a prompt depend on.
 ordered_json cache_key(const PlannedSample& sample, const std::string& ids_hash, const CalibrationConfig& calibration,
                        const SkipSoftmaxConfig& blocks, const std::vector<double>& trials,
-                       const std::vector<ModuleReport>& modules, const CausalLM& model,
-                       const CalibrateOptions& options) {
-  std::string names;
-  for (const ModuleReport& module : modules) names += module.name + "\n";
+                       const CountedModules& modules, const CausalLM& model, const CalibrateOptions& options) {
   return {{"version", version()},
           {"model", options.model_hash},
           {"dtype", c10::toString(model.dtype())},
           {"device", model.device().is_cuda() ? "cuda" : "cpu"},
           {"kernel", options.kernel},
-          {"modules", sha256_hex(names)},
+          {"modules", modules.hash},
           {"br", blocks.br},
           {"bc", blocks.bc},
           {"threshold_trials", trials},
@@ -236,7 +253,8 @@ config::PhaseCalibration fit_phase(const CountsByLength& counts, const std::vect
   for (const auto& [length, blocks] : counts) own.emplace(length, blocks.of_modules(rows));
   config::PhaseCalibration phase;
   phase.table = make_table(own, trials);
-  const std::int64_t length = options.fit_length == 0 ? phase.table->lengths.back() : options.fit_length;
+  const std::int64_t longest = phase.table->lengths.back();
+  const std::int64_t length = options.fit_length == 0 ? longest : std::min(options.fit_length, longest);
   phase.exponential = fit_exponential(*phase.table, {.length = length, .logspace = calibration.fit_logspace});
   phase.form = options.form;
   MODELOPT_CHECK(phase.form == config::CalibrationForm::kTable || phase.exponential, ConfigError, subject,
@@ -247,8 +265,11 @@ config::PhaseCalibration fit_phase(const CountsByLength& counts, const std::vect
 
 // What a refused target could have been.
 std::string reach(const config::PhaseCalibration& phase, double target, const CalibrationConfig& calibration) {
-  const double largest = *phase.largest_sparsity(phase.table->lengths.back());
-  if (target < largest) return "smaller threshold_trials reach smaller targets";
+  const std::int64_t longest = phase.table->lengths.back();
+  const double largest = *phase.largest_sparsity(longest);
+  const double smallest = phase.form == config::CalibrationForm::kTable ? phase.table->shares_at(longest).front()
+                                                                        : phase.exponential->fit->min_sparsity;
+  if (target < smallest) return "smaller threshold_trials reach smaller targets";
   std::ostringstream text;
   text << std::setprecision(3) << "the largest that can be reached is " << largest;
   for (const std::int64_t length : phase.table->lengths)
@@ -280,17 +301,19 @@ CalibrationResult calibrate(CausalLM& model, const RulerGenerator& generator, co
                  "a cache of counts needs the model's hash, expected CalibrateOptions::model_hash");
   CalibrationResult result{.rules = start_rules(config), .config = config};
   const auto plan = plan_samples(calibration, generator, options.seed, context - calibration.num_decode_tokens);
-  const auto [shortest, longest] = std::pair(plan.front().length, plan.back().length);
-  MODELOPT_CHECK(options.fit_length == 0 || (options.fit_length >= shortest && options.fit_length <= longest),
-                 ConfigError, "the exponential cannot be fitted for ", options.fit_length, " tokens, expected ",
-                 shortest, " to ", longest, ", the lengths of the calibration");
+  const std::int64_t shortest = plan.front().length;
+  MODELOPT_CHECK(
+      options.fit_length == 0 || (options.fit_length >= shortest && options.fit_length <= calibration.max_seqlen),
+      ConfigError, "the exponential cannot be fitted for ", options.fit_length, " tokens, expected ", shortest, " to ",
+      calibration.max_seqlen, ", the lengths of the calibration");
   const CountCache cache{calibration.cache_dir};
 
   const at::NoGradGuard no_grad;
   const DenseScope dense_scope(model);
+  check_applicable(model, config, options.kernel);
   const auto recorder = std::make_shared<CountRecorder>(trials_of(calibration));
-  const std::vector<ModuleReport> modules = fill_slots(model, config, options.kernel, recorder);
-  const auto rows = assign_modules(result.rules, modules);
+  const CountedModules modules = fill_slots(model, config, options.kernel, recorder);
+  const auto rows = assign_modules(result.rules, modules.skipping);
   Measurement measurement(model, calibration, *recorder);
 
   std::int64_t total = 0, done = 0;
@@ -303,7 +326,7 @@ CalibrationResult calibrate(CausalLM& model, const RulerGenerator& generator, co
     data.update(ids);
     const ordered_json key =
         cache_key(planned, sha256_hex(ids), calibration, blocks, recorder->thresholds(), modules, model, options);
-    std::optional<PromptCounts> counts = cache.find(key, modules.size(), recorder->thresholds().size());
+    std::optional<PromptCounts> counts = cache.find(key, modules.skipping.size(), recorder->thresholds().size());
     result.samples.push_back({planned.request.task, planned.length, std::ssize(sample.ids), counts.has_value()});
     if (!counts) {
       counts = measurement.run(sample.ids);

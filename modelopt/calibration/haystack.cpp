@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include <modelopt/checkpoint/tokenizer/unicode.h>
 #include <modelopt/error.h>
 #include <modelopt/util/file.h>
 
@@ -9,6 +10,15 @@ namespace modelopt::calibration {
 namespace {
 
 constexpr std::string_view kBlanks = " \t\r\n\f\v";
+
+// A prompt may take any word of it, so that a byte that no tokenizer takes would show up in some prompts only.
+std::string read_text(const std::filesystem::path& file) {
+  std::string text = read_file(file);
+  const std::size_t invalid = checkpoint::tokenizer::find_invalid_utf8(text);
+  MODELOPT_CHECK(invalid == std::string_view::npos, DataError, file.string(), ": is not valid UTF-8 at byte ", invalid,
+                 ", expected UTF-8 text");
+  return text;
+}
 
 std::vector<std::filesystem::path> text_files(const std::filesystem::path& directory) {
   std::vector<std::filesystem::path> files;
@@ -44,9 +54,9 @@ Haystack Haystack::noise() {
 Haystack Haystack::from_path(const std::filesystem::path& path) {
   std::string text;
   if (std::filesystem::is_directory(path)) {
-    for (const auto& file : text_files(path)) text += read_file(file) + "\n";
+    for (const auto& file : text_files(path)) text += read_text(file) + "\n";
   } else {
-    text = read_file(path);
+    text = read_text(path);
   }
   MODELOPT_CHECK(text.find_first_not_of(kBlanks) != std::string::npos, DataError, path.string(),
                  ": has no word, expected text for the prompts");

@@ -26,16 +26,18 @@ std::vector<PlannedSample> plan_samples(const config::CalibrationConfig& calibra
   const auto bins = std::ssize(lengths);
   MODELOPT_CHECK(calibration.samples >= bins, ConfigError, "calibration: samples is ", calibration.samples,
                  ", expected at least one for each of the ", bins, " lengths");
+  const std::vector<RulerTask> common = generator.fitting_tasks(lengths.front(), seed);
   std::vector<PlannedSample> plan;
   for (std::int64_t bin = 0; bin < bins; ++bin) {
     const std::int64_t length = lengths[static_cast<std::size_t>(bin)];
-    const std::vector<RulerTask> tasks = generator.fitting_tasks(length, seed);
+    std::vector<RulerTask> tasks = generator.fitting_tasks(length, seed);
     MODELOPT_CHECK(!tasks.empty(), ConfigError, "calibration: prompts of ", length,
                    " tokens have no room for any task, expected longer ones: a larger max_seqlen or a smaller "
                    "num_length_bins");
     const bool longest = bin + 1 == bins;
     const auto count =
         static_cast<std::size_t>(calibration.samples / bins + (longest ? calibration.samples % bins : 0));
+    if (count < tasks.size()) tasks = common;
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t task = count < tasks.size() ? i * tasks.size() / count : i % tasks.size();
       plan.push_back({length, {.task = tasks[task], .target_tokens = length, .seed = seed, .index = i / tasks.size()}});

@@ -18,8 +18,8 @@ struct PlannedSample {
 };
 
 /// `samples` prompts, as many of each length as of any other (the remainder goes to the longest). Within a length the
-/// tasks take turns, those that have room in it; with fewer prompts than tasks, the same tasks at every length, so that
-/// lengths differ in nothing else.
+/// tasks take turns, those that have room in it; with fewer prompts than tasks, those that have room in the shortest,
+/// so that lengths differ in nothing else.
 ///
 /// `room`: tokens of the longest prompt that the model's context and the decode steps leave room for. It takes the
 /// place of lengths beyond it. Throws ConfigError for fewer samples than lengths, and for a length without room for any

@@ -143,7 +143,7 @@ std::optional<config::ExponentialThreshold> fit_exponential(const config::Thresh
   config::ExponentialFit fit;
   fit.length = options.length;
   fit.points = std::ssize(points);
-  fit.r_squared = xy * xy / (xx * yy);
+  fit.r_squared = std::min(1.0, xy * xy / (xx * yy));  // rounding may take a perfect fit beyond 1
   fit.min_sparsity = points.front().share;
   fit.max_sparsity = points.back().share;
   fit.min_length = table.lengths.front();

@@ -73,7 +73,8 @@ const std::vector<CalibrationField>& calibration_fields() {
             &Config::cache_dir),
       field({.name = "data_dir",
              .title = "Texts",
-             .description = "Directory of text files for haystacks; absent, the text that ships with the program.",
+             .description = "Text file, or directory searched for *.txt, for haystacks; absent, the text that ships "
+                            "with the program.",
              .domain = strings(),
              .nullable = true},
             &Config::data_dir),

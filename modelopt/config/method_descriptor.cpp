@@ -5,6 +5,7 @@
 
 #include <modelopt/config/enumeration.h>
 #include <modelopt/config/method_fields.h>
+#include <modelopt/util/ordered_json.h>
 
 namespace modelopt::config {
 namespace {

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include <modelopt/config/field_access.h>
+#include <modelopt/util/ordered_json.h>
 
 namespace modelopt::config {
 namespace {

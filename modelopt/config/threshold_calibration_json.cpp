@@ -23,10 +23,7 @@ class Node {
       : value_(value), origin_(origin), path_(std::move(path)) {}
 
   [[noreturn]] void fail(std::string_view expectation) const {
-    constexpr std::size_t kMaxShown = 60;
-    std::string text = value_.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-    if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "…";
-    throw ConfigError(str(origin_, ": ", path_, ": ", text, ", expected ", expectation));
+    throw ConfigError(str(origin_, ": ", path_, ": ", shown(value_), ", expected ", expectation));
   }
 
   /// Checks that this is an object with these keys only.

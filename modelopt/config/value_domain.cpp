@@ -14,7 +14,6 @@ namespace {
 using nlohmann::ordered_json;
 using Problems = std::vector<ValueProblem>;
 
-constexpr std::size_t kMaxShownValue = 60;
 constexpr std::string_view kThreshold = "a number from 0 on and less than 1";
 constexpr std::string_view kTarget = "a share from 0 on and less than 1";
 constexpr std::string_view kAscending = "an ascending list of numbers from 0 on and less than 1";
@@ -82,12 +81,6 @@ ordered_json number_schema(std::string_view lower_bound) {
 }
 
 }  // namespace
-
-std::string shown(const ordered_json& value) {
-  std::string text = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-  if (text.size() > kMaxShownValue) text = text.substr(0, kMaxShownValue) + "…";
-  return text;
-}
 
 bool is_int64(const ordered_json& value) {
   constexpr std::uint64_t kLargest = std::numeric_limits<std::int64_t>::max();

@@ -27,9 +27,6 @@ struct ValueDomain {
   std::function<std::vector<ValueProblem>(const nlohmann::ordered_json& value)> problems;
 };
 
-/// A value in messages: JSON on one line, cut where it is long.
-[[nodiscard]] std::string shown(const nlohmann::ordered_json& value);
-
 /// Whether it is an integer that int64 holds.
 [[nodiscard]] bool is_int64(const nlohmann::ordered_json& value);
 

@@ -10,6 +10,7 @@
 #include <modelopt/sparsify/attention_modules.h>
 #include <modelopt/sparsify/dense_scope.h>
 #include <modelopt/sparsify/sparsify.h>
+#include <modelopt/util/log.h>
 
 namespace modelopt::eval {
 namespace {
@@ -26,7 +27,6 @@ bool distinct(std::vector<Value> values) {
 }
 
 void check(const RulerOptions& options) {
-  MODELOPT_CHECK(!options.tasks.empty(), InvalidArgument, "no RULER task is given, expected at least one");
   MODELOPT_CHECK(!options.lengths.empty(), InvalidArgument, "no prompt length is given, expected at least one");
   MODELOPT_CHECK(options.samples >= 1, InvalidArgument, "number of prompts is ", options.samples,
                  ", expected at least 1");
@@ -118,6 +118,21 @@ std::vector<RulerSample> make_samples(const RulerGenerator& generator, RulerTask
   return samples;
 }
 
+// Of the length; what has no room in it is said.
+std::vector<RulerTask> tasks_of(std::int64_t length, const RulerGenerator& generator, const RulerOptions& options) {
+  if (!options.tasks.empty()) return options.tasks;
+  std::vector<RulerTask> tasks = generator.fitting_tasks(length, options.seed);
+  MODELOPT_CHECK(!tasks.empty(), InvalidArgument, "prompts of ", length,
+                 " tokens have no room for any RULER task, expected longer ones");
+  std::string left_out;
+  for (const calibration::RulerTaskName& entry : calibration::kRulerTasks)
+    if (std::find(tasks.begin(), tasks.end(), entry.task) == tasks.end())
+      left_out += str(left_out.empty() ? "" : ", ", entry.name);
+  if (!left_out.empty())
+    log::warn(str("RULER: prompts of ", length, " tokens have no room for ", left_out, ": left out"));
+  return tasks;
+}
+
 // Before anything runs: prompts by length and task, each with room for its answer.
 std::vector<std::vector<RulerSample>> make_all_samples(const RulerGenerator& generator, std::int64_t context,
                                                        const RulerOptions& options) {
@@ -125,7 +140,7 @@ std::vector<std::vector<RulerSample>> make_all_samples(const RulerGenerator& gen
   for (const std::int64_t length : options.lengths) {
     MODELOPT_CHECK(length < context, InvalidArgument, "prompts of ", length, " tokens, expected less than ", context,
                    ", the model's context, which the answer shares");
-    for (const RulerTask task : options.tasks) {
+    for (const RulerTask task : tasks_of(length, generator, options)) {
       all.push_back(make_samples(generator, task, length, options));
       for (const RulerSample& sample : all.back()) {
         const std::int64_t more = new_tokens(generator.tokenizer(), sample, options);
@@ -152,7 +167,7 @@ std::vector<RulerResult> evaluate_ruler(models::CausalLM& model, const RulerGene
   RulerRun run(model, generator.tokenizer(), options);
   const auto runs = std::ssize(configs) + 1;
   std::int64_t total = 0, done = 0;
-  for (const std::int64_t length : options.lengths) total += length * std::ssize(options.tasks) * runs;
+  for (const auto& samples : all_samples) total += samples.front().request.target_tokens * runs;
   std::vector<RulerResult> results;
   for (const std::vector<RulerSample>& samples : all_samples) {
     for (std::int64_t i = 0; i < runs; ++i) {

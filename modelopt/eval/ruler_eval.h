@@ -17,7 +17,7 @@
 namespace modelopt::eval {
 
 struct RulerOptions {
-  std::vector<calibration::RulerTask> tasks;   ///< each at every length
+  std::vector<calibration::RulerTask> tasks;  ///< each at every length; empty: all that have room, others are warned of
   std::vector<std::int64_t> lengths = {4096};  ///< tokens of the prompts
   std::int64_t samples = 4;                    ///< prompts per task and length
   std::uint64_t seed = 0;                      ///< of the prompts and the bootstrap
@@ -52,11 +52,11 @@ struct RulerResult {
   double seconds = 0.0;
 };
 
-/// Runs each prompt dense and once per configuration, greedily, for half as many tokens again as the answers have,
-/// and 8, or for `decode_steps` and one. Returns results in the order of lengths, tasks, then dense and configurations.
-/// The model is left without sparsity. Throws InvalidArgument, before anything runs, for a task without room in a
-/// length, a length beyond what the model's context leaves for the answer, a task or length that is there twice, and no
-/// task, length, sample or decode step; and what sparsify() throws.
+/// Runs each prompt dense and once per configuration, greedily, for one and a half times the tokens of its answers and
+/// 8 more, or for `decode_steps` and one. Returns results in the order of lengths, tasks, then dense and
+/// configurations. The model is left without sparsity. Throws InvalidArgument, before anything runs, for a task without
+/// room in a length, a length beyond what the model's context leaves for the answer or without room for any task, a
+/// task or length that is there twice, and no length, sample or decode step; and what sparsify() throws.
 [[nodiscard]] std::vector<RulerResult> evaluate_ruler(models::CausalLM& model,
                                                       const calibration::RulerGenerator& generator,
                                                       const std::vector<NamedConfig>& configs,

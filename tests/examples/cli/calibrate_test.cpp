@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -225,6 +227,42 @@ TEST_CASE("rules with modules of their own are fitted, shown and exported apart"
         std::string::npos);
 }
 
+TEST_CASE("a target for all beside a rule with targets of its own is refused") {
+  const TemporaryDirectory directory;
+  const std::string model = model_with_tokenizer(directory);
+  const ProgramResult result =
+      run_program(calibrate_arguments(model, {"--set", R"(target_sparsity={"prefill": 0.2})"}));
+  CHECK(result.exit_code == 2);
+  CHECK(result.err ==
+        "modelopt: error: --target-sparsity 0.4: rule *attn* has a target_sparsity of its own, which goes before it, "
+        "expected one of the two\n");
+}
+
+TEST_CASE("tasks without room in a length are left out there alone, and named") {
+  const TemporaryDirectory directory;
+  const std::string model = model_with_tokenizer(directory), json = (directory / "scores.json").string();
+  const ProgramResult result = run_program({"eval", "--model", model, "--ruler", "--seq-len", "600,2500",
+                                            "--ruler-samples", "1", "--decode-steps", "1", "--json", json});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  std::map<std::int64_t, std::set<std::string>> tasks;
+  const Json scores = Json::parse(read_file(json));
+  for (const Json& entry : scores["ruler"])
+    tasks[entry["seq_len"].get<std::int64_t>()].insert(entry["task"].get<std::string>());
+  CHECK(tasks.at(2500).size() == 9);  // eight, and all of them together
+  REQUIRE(tasks.at(600).size() < 9);
+  CHECK(result.err.find("RULER: prompts of 2500 tokens") == std::string::npos);
+  const std::size_t warning = result.err.find("RULER: prompts of 600 tokens have no room for ");
+  REQUIRE(warning != std::string::npos);
+  const std::string line = result.err.substr(warning, result.err.find('\n', warning) - warning);
+  for (const std::string& task : tasks.at(2500)) {
+    CAPTURE(task);
+    const bool named =
+        line.find(" " + task + ",") != std::string::npos || line.find(" " + task + ":") != std::string::npos;
+    CHECK(named != tasks.at(600).contains(task));
+  }
+}
+
 TEST_CASE("needles are hidden in noise where that is asked for") {
   const TemporaryDirectory directory;
   const std::string model = model_with_tokenizer(directory);
@@ -270,7 +308,7 @@ TEST_CASE("what calibrate cannot do is said in one line") {
     CHECK(result.err == "modelopt: error: " + message + "\n");
   };
   refuses({"calibrate", "--model", model, "-q"}, 2,
-          "calibrate needs --config NAME|FILE, with a calibration block, e.g. SKIP_SOFTMAX_CALIB");
+          "calibrate needs --config NAME|FILE, with a calibration block, e.g. SKIP_SOFTMAX_TRITON_CALIB");
   refuses({"calibrate", "--model", model, "--config", "SKIP_SOFTMAX_CALIB", "-q"}, 2,
           "calibration.max_seqlen is 16384, expected at most 4096, the model's context");
   refuses({"calibrate", "--model", tiny_model("llama"), "--config", "SKIP_SOFTMAX_CALIB", "-q"}, 3,

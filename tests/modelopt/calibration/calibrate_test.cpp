@@ -172,6 +172,25 @@ TEST_CASE("a calibration that was broken off goes on from its cache, with the sa
   CHECK_FALSE(run(config, options).samples[0].cached);
 }
 
+TEST_CASE("the cache knows what the modules that are not calibrated did") {
+  const TemporaryDirectory directory;
+  config::SparseAttentionConfig config = some_config();
+  config.calibration->cache_dir = (directory / "cache").string();
+  config.rules.push_back({"model.layers.0.*", {.enable = true, .method = config::SparseSoftmaxConfig{}}});
+  const CalibrateOptions options{.model_hash = "some model"};
+  const auto shares = [](const CalibrationResult& result) {
+    return result.rules[0].calibration.prefill->table->shares;
+  };
+  const CalibrationResult two_of_four = run(config, options);
+  CHECK(run(config, options).samples[0].cached);
+  config.rules[1].rule.method = config::SparseSoftmaxConfig{.sparsity_n = 1, .dense_window_size = 0};
+  const CalibrationResult one_of_four = run(config, options);
+  CHECK_FALSE(one_of_four.samples[0].cached);
+  CHECK(shares(one_of_four) != shares(two_of_four));
+  config.rules[1].rule = {};  // dense
+  CHECK_FALSE(run(config, options).samples[0].cached);
+}
+
 TEST_CASE("noise is data of its own, and finds no counts of a text") {
   const TemporaryDirectory directory;
   config::SparseAttentionConfig config = some_config();
@@ -241,9 +260,9 @@ TEST_CASE("of several rules, the one that cannot be calibrated is named") {
 }
 
 TEST_CASE("what cannot be calibrated is refused") {
-  CHECK(message_of([](auto& config, auto&) {
-          config.calibration.reset();
-        }).ends_with("has no \"calibration\", expected one beside the patterns, or the preset SKIP_SOFTMAX_CALIB"));
+  CHECK(message_of([](auto& config, auto&) { config.calibration.reset(); })
+            .ends_with(
+                "has no \"calibration\", expected one beside the patterns, or the preset SKIP_SOFTMAX_TRITON_CALIB"));
   CHECK(message_of([](auto& config, auto&) {
           config.rules[0].rule.method = config::SparseSoftmaxConfig{};
         }).ends_with("has no enabled skip-softmax rule to calibrate, expected flash_skip_softmax or skip_softmax"));
@@ -282,6 +301,28 @@ TEST_CASE("a target below what the smallest threshold skips asks for smaller tri
   CHECK_THAT(message, Catch::Matchers::EndsWith("; smaller threshold_trials reach smaller targets"));
 }
 
+TEST_CASE("a target beyond the exponential fit is refused with what can be reached, not with smaller trials") {
+  const std::string message = message_of([](auto& config, auto& options) {
+    config.calibration->target_sparse_ratio = {.prefill = 0.99, .decode = 0.0};
+    options.form = config::CalibrationForm::kExponential;
+    options.fit_length = 512;
+  });
+  CHECK_THAT(message, Catch::Matchers::ContainsSubstring("the range of the exponential fit"));
+  CHECK_THAT(message, Catch::Matchers::ContainsSubstring("; the largest that can be reached is 0."));
+}
+
+TEST_CASE("a rule that could not be applied is refused before anything is measured") {
+  int prompts = 0;
+  config::SparseAttentionConfig config = some_config();
+  rule_of(config).is_causal = false;
+  CHECK_THROWS_MATCHES(run(config, {.progress = [&](std::int64_t, std::int64_t) { ++prompts; }}), Unsupported,
+                       Catch::Matchers::MessageMatches(Catch::Matchers::ContainsSubstring("is_causal is false")));
+  config = some_config();
+  CHECK_THROWS_MATCHES(run(config, {.kernel = "sm80", .progress = [&](std::int64_t, std::int64_t) { ++prompts; }}),
+                       Error, Catch::Matchers::MessageMatches(Catch::Matchers::ContainsSubstring("sm80")));
+  CHECK(prompts == 0);
+}
+
 TEST_CASE("prompts that leave room for decode steps count for their own length") {
   config::SparseAttentionConfig config = some_config();
   config.calibration->samples = 1;
@@ -290,6 +331,7 @@ TEST_CASE("prompts that leave room for decode steps count for their own length")
   const CalibrationResult result = run(config);
   CHECK((result.rules[0].calibration.prefill->table->lengths == std::vector<std::int64_t>{4093}));
   CHECK(result.rules[0].calibration.prefill->exponential->fit->length == 4093);
+  CHECK(run(config, {.fit_length = 4096}).rules[0].calibration.prefill->exponential->fit->length == 4093);
   CHECK(result.samples[0].length == 4093);
   CHECK(result.samples[0].tokens <= 4093);
 }

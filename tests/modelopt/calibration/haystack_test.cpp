@@ -37,6 +37,15 @@ TEST_CASE("a directory is all its text files in the order of their names") {
   CHECK(Haystack::from_path(directory / "essays/b.txt").text() == "Second.");
 }
 
+TEST_CASE("a text that is not UTF-8 is refused with its file and byte") {
+  const TemporaryDirectory directory;
+  directory.write("a.txt", "First.");
+  directory.write("latin1.txt", "caf\xE9.");
+  for (const auto& path : {directory / "", directory / "latin1.txt"})
+    CHECK(test::data_error(directory.path(), [&] { (void)Haystack::from_path(path); }) ==
+          "latin1.txt: is not valid UTF-8 at byte 3, expected UTF-8 text");
+}
+
 TEST_CASE("a text without words, and a directory without text, are refused") {
   using Catch::Matchers::Message;
   CHECK_THROWS_MATCHES(Haystack(" \n"), InvalidArgument,

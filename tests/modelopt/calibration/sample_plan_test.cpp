@@ -58,6 +58,15 @@ TEST_CASE("few samples take the same tasks at every length, many take all in tur
   for (const auto& [length, set] : tasks)
     CHECK(set == std::set{RulerTask::kNiahSingle, RulerTask::kNiahMultikeyLines, RulerTask::kNiahMultiquery,
                           RulerTask::kCommonWords});
+  // a list of common words has no room in 256 tokens: it is left out at every length
+  tasks.clear();
+  for (const PlannedSample& sample : plan(16, 2048, 4)) tasks[sample.length].insert(sample.request.task);
+  REQUIRE(tasks.size() == 4);
+  for (const auto& [length, set] : tasks) {
+    CHECK(set == tasks.at(256));
+    CHECK(set.size() == 4);
+    CHECK_FALSE(set.contains(RulerTask::kCommonWords));
+  }
   std::map<RulerTask, std::set<std::uint64_t>> indices;
   for (const PlannedSample& sample : plan(16, 4096, 1)) indices[sample.request.task].insert(sample.request.index);
   CHECK(indices.size() == 8);

@@ -69,6 +69,24 @@ TEST_CASE("a and b of synthetic counts are found again") {
   }
 }
 
+TEST_CASE("R² of a perfect fit is at most 1, whatever its sums round to") {
+  for (int i = 0; i < 200; ++i) {
+    const double a = 2.0 + 0.13 * i, b = 8.0 + 0.02 * i;
+    ThresholdTable table;
+    table.lengths = {4096};
+    table.thresholds = kTrials;
+    table.shares = {{}};
+    for (const double trial : kTrials) table.shares[0].push_back(share_of(trial, 4096, a, b));
+    table.layer_spread.assign(kTrials.size(), 0.0);
+    for (const bool logspace : {true, false}) {
+      const auto fit = fit_exponential(table, {.length = 4096, .logspace = logspace});
+      REQUIRE(fit);
+      CHECK(fit->fit->r_squared <= 1.0);
+      CHECK(fit->fit->r_squared > 1.0 - 1e-12);
+    }
+  }
+}
+
 TEST_CASE("squared errors of the scale weigh the large scales more") {
   ThresholdTable table;
   table.lengths = {1000};
