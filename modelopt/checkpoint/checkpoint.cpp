@@ -22,8 +22,6 @@ constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
 using WeightMap = std::map<std::string, std::string>;  // tensor -> file name of its shard
 
-std::string quoted(std::string_view name) { return shown(ordered_json(name)); }
-
 struct Index {
   WeightMap weight_map;
   ordered_json total_size;  // null if the index does not say

@@ -86,14 +86,10 @@ GenerationConfig parse_generation_config(std::string_view text, std::string_view
   const IntegerRange ids{.least = 0, .most = model.vocab_size - 1};
 
   GenerationConfig config;
-  config.do_sample = root.optional_boolean("do_sample").value_or(config.do_sample);
   config.temperature = root.optional_number("temperature", NumberRange::kNonNegative).value_or(config.temperature);
-  if (config.do_sample && config.temperature == 0) root.fail("temperature", "a number > 0 where do_sample is true");
   config.top_k = root.optional_integer("top_k", {}).value_or(config.top_k);
   config.top_p = root.optional_number("top_p", NumberRange::kPositive).value_or(config.top_p);
   if (config.top_p > 1) root.fail("top_p", "a number > 0 and <= 1");
-  config.max_new_tokens = root.optional_integer("max_new_tokens", {.least = 1});
-  config.max_length = root.optional_integer("max_length", {.least = 1});
   config.eos_token_ids = root.optional_integers("eos_token_id", ids).value_or(model.eos_token_ids);
   config.bos_token_id = root.optional_integer("bos_token_id", ids);
   if (!config.bos_token_id) config.bos_token_id = model.bos_token_id;
@@ -101,6 +97,7 @@ GenerationConfig parse_generation_config(std::string_view text, std::string_view
   if (!config.pad_token_id) config.pad_token_id = model.pad_token_id;
   expect_neutral_settings(root);
   ignore_irrelevant_keys(root);
+  root.ignore({"do_sample", "max_new_tokens", "max_length"});
   root.expect_no_other_keys();
   return config;
 }

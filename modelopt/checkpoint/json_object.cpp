@@ -100,13 +100,6 @@ bool JsonObject::boolean(std::string_view key, bool absent) {
   return member->get<bool>();
 }
 
-std::optional<bool> JsonObject::optional_boolean(std::string_view key) {
-  const ordered_json* member = find_non_null(key);
-  if (member == nullptr) return std::nullopt;
-  if (!member->is_boolean()) fail(key, "true, false or null");
-  return member->get<bool>();
-}
-
 std::string JsonObject::string(std::string_view key) {
   const ordered_json& member = required(key);
   if (!member.is_string()) fail(key, "a string");
@@ -191,14 +184,5 @@ void JsonObject::fail(std::string_view key, std::string_view expected) const {
 }
 
 std::string JsonObject::path_of(std::string_view key) const { return json_path(path_, key); }
-
-std::string shown(const ordered_json& value) {
-  constexpr std::size_t kMost = 60;
-  std::string text = value.dump();
-  if (text.size() <= kMost) return text;
-  std::size_t cut = kMost;
-  while ((static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;  // not inside a UTF-8 character
-  return text.substr(0, cut) + "…";
-}
 
 }  // namespace modelopt::checkpoint

@@ -38,7 +38,6 @@ class JsonObject {
   [[nodiscard]] double number(std::string_view key, double absent, NumberRange range);
   [[nodiscard]] std::optional<double> optional_number(std::string_view key, NumberRange range);
   [[nodiscard]] bool boolean(std::string_view key, bool absent);
-  [[nodiscard]] std::optional<bool> optional_boolean(std::string_view key);
   [[nodiscard]] std::string string(std::string_view key);
   [[nodiscard]] std::optional<std::string> optional_string(std::string_view key);
   [[nodiscard]] std::optional<std::vector<std::string>> optional_strings(std::string_view key);
@@ -73,8 +72,5 @@ class JsonObject {
   std::string path_;
   std::set<std::string, std::less<>> known_;
 };
-
-/// The value as JSON text for an error message, shortened if it is long.
-[[nodiscard]] std::string shown(const nlohmann::ordered_json& value);
 
 }  // namespace modelopt::checkpoint

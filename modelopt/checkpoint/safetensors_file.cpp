@@ -30,8 +30,6 @@ static_assert(std::endian::native == std::endian::little, "the format is little-
 constexpr std::uint64_t kPrefixSize = 8;               // the header's length, unsigned, little-endian
 constexpr std::uint64_t kMaxHeaderSize = 100'000'000;  // a rule of the format
 
-std::string quoted(std::string_view name) { return shown(ordered_json(name)); }
-
 // Elements of the shape; nothing if their number, or the strides of a shape with a zero in it, exceed 63 bits.
 std::optional<std::uint64_t> count_elements(const std::vector<std::int64_t>& shape) {
   std::int64_t nonzero_product = 1;

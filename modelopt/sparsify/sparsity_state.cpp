@@ -8,9 +8,9 @@
 #include <utility>
 
 #include <modelopt/config/parse.h>
-#include <modelopt/config/value_domain.h>
 #include <modelopt/error.h>
 #include <modelopt/sparsify/attention_modules.h>
+#include <modelopt/sparsify/slot_guard.h>
 #include <modelopt/util/file.h>
 #include <modelopt/util/ordered_json.h>
 #include <modelopt/util/version.h>
@@ -73,7 +73,12 @@ Json saved_method(const Json& state, const std::string& name, const std::string&
   const bool exists = index.is_number_integer() && index >= 0 && index.get<std::size_t>() < methods.size();
   MODELOPT_CHECK(exists, DataError, where, ".modules[", Json(name).dump(), "].method: ", index.dump(),
                  ", expected null or an index of the ", methods.size(), " methods");
-  return methods[index.get<std::size_t>()];
+  const Json& method = methods[index.get<std::size_t>()];
+  const std::string path = str(where, ".methods[", index.dump(), "]");
+  allow_keys(method, {"method", "parameters"}, path);
+  member(method, "method", Json::value_t::string, path);
+  member(method, "parameters", Json::value_t::object, path);
+  return method;
 }
 
 void check_modules(const Json& state, const std::vector<AttentionModule>& model, const std::string& where) {
@@ -95,7 +100,9 @@ void check_modules(const Json& state, const std::vector<AttentionModule>& model,
                    ", an attention module of this model, is missing");
 }
 
-std::string method_name(const Json& method) { return method.is_null() ? "dense" : method.value("method", "?"); }
+std::string method_name(const Json& method) {
+  return method.is_null() ? "dense" : method.at("method").get<std::string>();
+}
 
 // What a module had and has now, where that is not the same: the method, or the first parameter that differs.
 std::optional<std::string> difference(const Json& saved, const Json& restored) {
@@ -103,16 +110,17 @@ std::optional<std::string> difference(const Json& saved, const Json& restored) {
   const std::string expectation = ", but the configuration gives ";
   if (method_name(saved) != method_name(restored))
     return str("was saved as ", method_name(saved), expectation, method_name(restored));
-  const auto parameters = [](const Json& method) { return method.value("parameters", Json::object()); };
-  Json all = parameters(saved);
-  all.update(parameters(restored));
+  Json all = saved.at("parameters");
+  all.update(restored.at("parameters"));
+  const auto value_of = [](const Json& method, const std::string& key) {
+    const auto found = method.at("parameters").find(key);
+    return found == method.at("parameters").end() ? Json() : *found;
+  };
   for (const auto& [key, value] : all.items()) {
-    const Json before = parameters(saved).value(key, Json());
-    const Json after = parameters(restored).value(key, Json());
-    if (!equal(before, after))
-      return str(key, " was saved as ", config::shown(before), expectation, config::shown(after));
+    const Json before = value_of(saved, key), after = value_of(restored, key);
+    if (!equal(before, after)) return str(key, " was saved as ", shown(before), expectation, shown(after));
   }
-  return "the method was saved with more keys than method and parameters";
+  return std::nullopt;
 }
 
 void check_outcome(const Json& state, const SparsifyReport& report, const std::string& where) {
@@ -122,24 +130,6 @@ void check_outcome(const Json& state, const SparsifyReport& report, const std::s
     MODELOPT_CHECK(!differs, DataError, where, ".modules[", Json(module.name).dump(), "]: ", *differs);
   }
 }
-
-// Puts the slots back as they were, unless keep() is called.
-class SlotGuard {
- public:
-  explicit SlotGuard(const std::vector<AttentionModule>& modules) {
-    for (const AttentionModule& module : modules) saved_.emplace_back(module.owner, module.owner->attention_slot());
-  }
-  ~SlotGuard() {
-    for (auto& [owner, slot] : saved_) owner->attention_slot() = std::move(slot);
-  }
-  SlotGuard(const SlotGuard&) = delete;
-  SlotGuard& operator=(const SlotGuard&) = delete;
-
-  void keep() { saved_.clear(); }
-
- private:
-  std::vector<std::pair<attention::AttentionSlotOwner*, attention::AttentionSlot>> saved_;
-};
 
 }  // namespace
 

@@ -158,6 +158,17 @@ ordered_json parse_ordered_json(std::string_view text, std::string_view origin, 
   return parse(text, origin, &duplicates);
 }
 
+std::string shown(const ordered_json& value) {
+  constexpr std::size_t kMost = 60;
+  std::string text = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  if (text.size() <= kMost) return text;
+  std::size_t cut = kMost;
+  while ((static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;  // not inside a UTF-8 character
+  return text.substr(0, cut) + "…";
+}
+
+std::string quoted(std::string_view name) { return shown(ordered_json(name)); }
+
 std::string json_path(std::string_view parent, std::string_view key) {
   if (is_plain_name(key)) return str(parent, ".", key);
   return str(parent, "[", nlohmann::json(key).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), "]");

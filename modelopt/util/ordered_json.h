@@ -24,6 +24,12 @@ inline constexpr std::size_t kMaxJsonDepth = 64;
 [[nodiscard]] nlohmann::ordered_json parse_ordered_json(std::string_view text, std::string_view origin,
                                                         std::vector<std::string>& duplicates);
 
+/// A value in messages: JSON on one line, cut where it is long, bytes that are no UTF-8 replaced.
+[[nodiscard]] std::string shown(const nlohmann::ordered_json& value);
+
+/// A name in messages: as JSON text in quotes, cut where it is long.
+[[nodiscard]] std::string quoted(std::string_view name);
+
 /// The JSON path of a member: "$.a" + "b" = "$.a.b"; a key that is no plain name is quoted: `$["*attn*"]`.
 [[nodiscard]] std::string json_path(std::string_view parent, std::string_view key);
 

@@ -8,6 +8,8 @@
 #include <modelopt/checkpoint/model_directory.h>
 #include <modelopt/config/parse.h>
 #include <modelopt/error.h>
+#include <modelopt/sparsify/attention_modules.h>
+#include <modelopt/sparsify/slot_guard.h>
 #include <modelopt/util/file.h>
 #include <modelopt/util/ordered_json.h>
 #include <modelopt/util/version.h>
@@ -44,7 +46,9 @@ void check_groups(const Json& sparsity, const SparsifyReport& report, const std:
     MODELOPT_CHECK(key == kGroupsKey || key == kProducerKey || key == kSavedStateKey, DataError, origin, ": $.",
                    kSparsityKey, ": the key ", key, " is not understood");
   const auto groups = sparsity.find(kGroupsKey);
-  MODELOPT_CHECK(groups == sparsity.end() || *groups == to_json(group_modules(report)), DataError, origin, ": $.",
+  if (groups == sparsity.end()) return;
+  // of whatever order of keys: tools sort them
+  MODELOPT_CHECK(nlohmann::json(*groups) == nlohmann::json(to_json(group_modules(report))), DataError, origin, ": $.",
                  kSparsityKey, ": ", kGroupsKey, " say something else than ", kSavedStateKey,
                  ", expected both as they were written; without ", kSavedStateKey, " the groups hold");
 }
@@ -82,14 +86,11 @@ std::optional<RestoredSparsity> restore_saved_sparsity(torch::nn::Module& model,
   if (!sparsity.is_object() || state == sparsity.end())
     return restore_groups(model, sparsity, path.string(), options, overrides);
   const std::string where = str(path.string(), ": $.", kSparsityKey, ".", kSavedStateKey);
+  SlotGuard guard(attention_modules(model));
   RestoredSparsity restored = restore_sparsity_state(model, *state, where, options, {});
-  try {
-    check_groups(sparsity, restored.report, path.string());
-    if (!overrides.empty()) restored = restore_sparsity_state(model, *state, where, options, overrides);
-  } catch (...) {
-    desparsify(model);
-    throw;
-  }
+  check_groups(sparsity, restored.report, path.string());
+  if (!overrides.empty()) restored = restore_sparsity_state(model, *state, where, options, overrides);
+  guard.keep();
   return restored;
 }
 

@@ -137,6 +137,14 @@ TEST_CASE("a malformed state says where it is wrong") {
   CHECK(error_after([](Json& state) { state["more"] = 1; }) == "state.json: $: the key more is not understood");
   CHECK(error_after([](Json& state) { state.erase("config"); }) == "state.json: $: the key config is missing");
   CHECK(error_after([](Json& state) { state["modules"] = 3; }) == "state.json: $.modules: is number, expected object");
+  CHECK(error_after([](Json& state) { state["methods"][0] = 5; }) ==
+        "state.json: $.methods[0]: is number, expected an object");
+  CHECK(error_after([](Json& state) { state["methods"][0]["method"] = 7; }) ==
+        "state.json: $.methods[0].method: is number, expected string");
+  CHECK(error_after([](Json& state) { state["methods"][0]["parameters"] = "x"; }) ==
+        "state.json: $.methods[0].parameters: is string, expected object");
+  CHECK(error_after([](Json& state) { state["methods"][0]["more"] = 1; }) ==
+        "state.json: $.methods[0]: the key more is not understood");
   CHECK(
       error_after([](Json& state) { state["config"]["sparse_cfg"]["*"]["sparsity_n"] = 9; }) ==
       R"(state.json: $: $.sparse_cfg["*"].sparsity_n: 9, expected an integer from 0 to 3 (less than sparsity_m = 4))");

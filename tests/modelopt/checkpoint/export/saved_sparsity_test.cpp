@@ -158,6 +158,31 @@ TEST_CASE("groups that say something else than the exact state are refused, and 
   CHECK(restored(edited, *model).config == sparse.config);
 }
 
+TEST_CASE("a config.json whose keys a tool has sorted says the same") {
+  for (const char* rules : {test::kCalibrated, test::kCombination, test::kSeveralSets}) {
+    CAPTURE(rules);
+    const auto sparse = sparse_model("llama", rules);
+    const Json written = to_sparse_attention_config(sparse.config, sparse.report);
+    const Json sorted = nlohmann::json(written);
+    REQUIRE(sorted.dump() != written.dump());
+    const auto model = llama();
+    (void)restored(sorted, *model);
+    CHECK(at::equal(test::logits(*model), test::logits(*sparse.model)));
+  }
+}
+
+TEST_CASE("what cannot be restored leaves the model as it was") {
+  const auto sparse = sparse_model("llama", kAllModules);
+  const at::Tensor before = test::logits(*sparse.model);
+  Json written =
+      to_sparse_attention_config(sparse_model("llama", kOneModule).config, sparse_model("llama", kOneModule).report);
+  CHECK_THROWS_AS(restored(written, *sparse.model, {"sparsity_n=9"}), ConfigError);
+  CHECK(at::equal(test::logits(*sparse.model), before));
+  written["config_groups"]["group_0"]["sparsity_n"] = 3;
+  CHECK_THROWS_AS(restored(written, *sparse.model), DataError);
+  CHECK(at::equal(test::logits(*sparse.model), before));
+}
+
 TEST_CASE("overrides change what a checkpoint carries, by its state or by its groups") {
   const auto sparse = sparse_model("llama", kAllModules);
   Json written = to_sparse_attention_config(sparse.config, sparse.report);

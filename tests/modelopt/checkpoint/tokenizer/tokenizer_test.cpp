@@ -49,7 +49,7 @@ TEST_CASE("ids and text agree with HuggingFace tokenizers") {
   const std::string name = GENERATE("flags", "llama2", "llama3", "llama3_ignore_merges", "qwen2", "smollm2");
   CAPTURE(name);
   const Tokenizer tokenizer = Tokenizer::from_file(kData / name);
-  const nlohmann::json golden = read_json(kData / name / "dev.json");
+  const nlohmann::json golden = read_json(kData / name / "golden.json");
   REQUIRE(golden["encode"].size() > 100);
   REQUIRE(golden["decode"].size() == 30);
   for (const auto& entry : golden["encode"]) {
