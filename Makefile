@@ -5,7 +5,7 @@
 #   make model   fetch and convert SmolLM2-135M-Instruct into models/
 #   make build   configure and build        make clean   remove the build
 #
-# Variables: PRESET=release|dev|asan, MODELOPT_LIBTORCH=<folder with include/ and lib/>, MODELOPT_PYTHON=<python with torch>,
+# Variables: PRESET=release|dev|asan, MODELOPT_LIBTORCH=<folder with include/ and lib/>, MODELOPT_PYTHON=<python with torch and transformers>,
 # MODELOPT_CUDA=AUTO|ON|OFF, MODELOPT_CUDA_ARCHS='80;90a;120', JOBS=<parallel compilations>.
 PRESET ?= release
 BUILD := build/$(PRESET)

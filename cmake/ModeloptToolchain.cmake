@@ -41,6 +41,8 @@ if(NOT _cuda STREQUAL "OFF")
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   elseif(_cuda STREQUAL "ON")
     message(FATAL_ERROR "MODELOPT_CUDA is ON, but no CUDA compiler was found: put nvcc on PATH, or set CMAKE_CUDA_COMPILER, or choose OFF")
+  else()
+    message(STATUS "no CUDA backends: no CUDA compiler was found (MODELOPT_CUDA is AUTO)")
   endif()
 endif()
 

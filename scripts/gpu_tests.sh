@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in parts that each end within 8 minutes and print a summary:
-#   scripts/gpu_tests.sh correctness   the tests (CTest label gpu) and the stress test
+# The tests that need a GPU, and the benchmark. All parts need a Hopper GPU; each prints a summary, within 8 minutes after the build:
+#   scripts/gpu_tests.sh correctness   the C++ tests, HuggingFace models where transformers is, and the stress test
 #   scripts/gpu_tests.sh sanitizer     compute-sanitizer's memcheck, synccheck and initcheck over a small subset
 #   scripts/gpu_tests.sh bench         the kernels beside PyTorch's own, alternating
-# Options: --build DIR      builds there first (default build/gpu; needs nvcc and LibTorch)
-#          --prebuilt DIR   a build directory made on another machine, run as it is
-# LibTorch_ROOT names LibTorch; without it, it is that of the Python that can import torch.
+# Options: --build DIR      builds for 90a there first (default build/gpu; needs nvcc and LibTorch)
+#          --prebuilt DIR   runs a build directory made elsewhere as it is
+# LibTorch_ROOT names LibTorch; without it, it is that of the python3 that can import torch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -54,7 +54,7 @@ export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 names=()
-absent= # what this machine cannot run
+absent=() # what this machine cannot run
 started=$SECONDS
 
 # launch NAME COMMAND...: in the background; its output, exit code and seconds go to files
@@ -71,7 +71,7 @@ launch() {
 }
 
 # The last line in which a program sums itself up.
-outcome() { grep -E 'All tests passed|test cases:|assertions:|ERROR SUMMARY|No test' "$1" | tail -n 1 | sed 's/^=* *//'; }
+outcome() { grep -E 'All tests passed|test cases:|assertions:|ERROR SUMMARY|No test|^Ran |^OK$|^FAILED' "$1" | tail -n 1 | sed 's/^=* *//'; }
 
 summary() {
   local failed=0 name code seconds
@@ -81,7 +81,7 @@ summary() {
     printf '  %-34s %-6s %4s s  %s\n' "$name" "$([[ $code == 0 ]] && echo ok || echo FAILED)" "$seconds" "$(outcome "$logs/$name")"
     [[ $code == 0 ]] || failed=$((failed + 1))
   done
-  [[ -z $absent ]] || printf '  not run: %s\n' "$absent"
+  ((${#absent[@]} == 0)) || printf '  not run: %s\n' "${absent[@]}"
   printf '%s of %s passed in %s s\n' "$((${#names[@]} - failed))" "${#names[@]}" "$((SECONDS - started))"
   for name in "${names[@]}"; do
     read -r code seconds <"$logs/$name.result"
@@ -96,7 +96,13 @@ case $part in
     launch decisions "$tests/test_kernels_cuda"
     launch ordered-pairs "$tests/test_ordered_pairs_cuda"
     for tag in "${TAGS[@]}"; do launch "$tag" "$tests/test_attention_cuda" "[$tag]"; done
-    if ((gpus >= 2)); then launch gpus "$tests/test_attention_cuda" "[gpus]"; else absent="gpus: needs two GPUs"; fi
+    if ((gpus >= 2)); then launch gpus "$tests/test_attention_cuda" "[gpus]"; else absent+=("gpus: needs two GPUs"); fi
+    if python3 -c 'import torch, transformers' 2>/dev/null; then
+      launch huggingface env "MODELOPT_KERNELS=$build/lib/libmodelopt_kernels.so" MODELOPT_TEST_DEVICE=cuda \
+        python3 tests/python/test_hf_attention.py
+    else
+      absent+=("huggingface: python3 cannot import torch and transformers")
+    fi
     launch models "$build/tests/modelopt/models/test_models_cuda"
     launch program "$build/tests/examples/test_cli_cuda"
     launch bench-command "$build/tests/modelopt/bench/test_bench_cuda"

