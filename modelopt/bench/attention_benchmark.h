@@ -28,7 +28,7 @@ struct AttentionBenchmarkOptions {
   std::string kernel = "auto";
   std::string baseline = kBestSdpa;  ///< or the name of a candidate
   int rounds = 5;
-  double min_time = 0.7;
+  double min_time = 0.7;  ///< seconds for each candidate and round
   std::uint64_t seed = 0;
   std::function<void(std::int64_t done, std::int64_t total)> progress;  ///< in measurements; may be empty
 };
@@ -40,9 +40,9 @@ struct AttentionBenchmarkRow {
   double seconds = 0.0;                ///< of one run: the median over rounds, the fastest and the slowest round
   double seconds_min = 0.0;
   double seconds_max = 0.0;
-  double rate = 0.0;  ///< operations of dense attention per second, or bytes in decode; rates of the same three rounds
-  double rate_min = 0.0;
-  double rate_max = 0.0;
+  double rate = 0.0;      ///< operations of dense attention per second, or bytes in decode; of the rounds of `seconds`,
+  double rate_min = 0.0;  ///< the slowest
+  double rate_max = 0.0;  ///< and the fastest
   std::optional<double> ratio;    ///< to the baseline's rate, where there is one
   std::optional<double> of_copy;  ///< decode: the share of the bandwidth that copying reaches
   std::optional<double> difference;  ///< dense attention: ‖output − x‖ / ‖x‖, x of PyTorch's first candidate that ran

@@ -52,6 +52,7 @@ struct AttentionProblem {
   [[nodiscard]] double key_value_bytes() const;
 };
 
+/// On `device`, normally distributed; with `backward` its inputs require gradients.
 [[nodiscard]] AttentionProblem make_problem(const AttentionShape& shape, at::Device device, at::ScalarType dtype,
                                             std::uint64_t seed);
 

@@ -33,6 +33,7 @@ struct Measurement {
 [[nodiscard]] std::vector<Measurement> measure(const std::vector<Candidate>& candidates, c10::Device device,
                                                const GpuMonitor& monitor, const MeasureOptions& options);
 
+/// The mean of the two in the middle where their number is even. Throws InvalidArgument for no values.
 [[nodiscard]] double median(std::vector<double> values);
 
 }  // namespace modelopt::bench

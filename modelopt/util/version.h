@@ -1,3 +1,4 @@
+// The version of this build.
 #pragma once
 
 #include <string_view>

@@ -11,12 +11,12 @@
 namespace modelopt::checkpoint {
 
 struct ExportOptions {
-  bool overwrite = false;  ///< replace an existing directory
+  bool overwrite = false;  ///< replace an existing directory that is empty or has a config.json
   /// Called with the bytes copied so far and in total. What it throws stops the export, and nothing is left behind.
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress;
 };
 
-/// Throws InvalidArgument if `target` is the source directory or lies inside it, or if it exists and may not be
+/// Throws InvalidArgument if `target` is, holds or lies in the source directory, or if it exists and may not be
 /// overwritten. export_checkpoint() asks this itself; callers with long work ahead ask first.
 void check_export_target(const std::filesystem::path& source, const std::filesystem::path& target, bool overwrite);
 

@@ -31,19 +31,19 @@ struct AttentionArgs {
   std::optional<at::Tensor> b_seq_len_k;        ///< default: the queries'
   std::optional<std::int64_t> max_input_len_k;  ///< default: max_input_len, or total_kv where key metadata is given
   // N:M sparse softmax (docs/semantics.md, "N:M sparse softmax")
-  std::int64_t sparsity_n = 0;  ///< 0 = off; otherwise 1 .. sparsity_m - 1
-  std::int64_t sparsity_m = 4;  ///< 4 or 8
-  std::int64_t num_sink_tokens = 0;
-  std::int64_t dense_window_size = 64;
-  std::int64_t sliding_window = 0;  ///< 0 = no limit
+  std::int64_t sparsity_n = 0;          ///< 0 = off; otherwise 1 .. sparsity_m - 1
+  std::int64_t sparsity_m = 4;          ///< 4 or 8
+  std::int64_t num_sink_tokens = 0;     ///< first keys of a sequence that stay dense; >= 0
+  std::int64_t dense_window_size = 64;  ///< last keys up to the row's own position that stay dense; >= 0
+  std::int64_t sliding_window = 0;      ///< last keys that a row sees, its own included; 0 = no limit
   // Skip-softmax (BLASST, arXiv 2512.12087)
   std::optional<double> skip_softmax_threshold;   ///< one lambda for all sequences, 0 <= lambda < 1
   std::optional<at::Tensor> skip_softmax_lambda;  ///< fp32 [B], excludes the threshold
-  std::int64_t skip_softmax_br = 128;
-  std::int64_t skip_softmax_bc = 128;
-  bool collect_stats = false;
-  std::string phase = "auto";    ///< auto, prefill, decode
-  std::string backend = "auto";  ///< auto, reference, cpu, sm80, sm90
+  std::int64_t skip_softmax_br = 128;             ///< query rows of a block, >= 1; in phase "decode" it is one row
+  std::int64_t skip_softmax_bc = 128;             ///< keys of a block, a multiple of 8
+  bool collect_stats = false;                     ///< AttentionResult::stats is wanted
+  std::string phase = "auto";                     ///< auto (sequences of one row are decode), prefill, decode
+  std::string backend = "auto";                   ///< auto, reference, cpu, sm80, sm90
 };
 
 struct AttentionResult {
