@@ -82,28 +82,14 @@ AttentionGradients run_attention_backward(const AttentionArgs& args, const Backw
 bool stores_mask_for_backward(const OperatorCall& call) {
   const AttentionArgs& args = call.args;
   if (args.q.dim() != 3 || args.k.dim() != 3) return false;  // the forward says what is wrong
-  const auto number = [](const c10::SymInt& size) { return size.guard_int(__FILE__, __LINE__); };
-  AttentionTraits traits{.device = args.q.device().type(),
-                         .dtype = args.q.scalar_type(),
-                         .head_dim = number(args.q.sym_size(2)),
-                         .sparse_nm = args.sparsity_n > 0,
-                         .skip_softmax = uses_skip_softmax(args),
-                         .collect_stats = args.collect_stats,
-                         .want_mask = true,
-                         .device_index = args.q.device().index()};
-  if (traits.skip_softmax) {
-    traits.skip_br = skip_br_of_call(args);
-    traits.skip_bc = args.skip_softmax_bc;
-    traits.decode = is_decode(args, call.max_input_len.sym_le(1).guard_bool(__FILE__, __LINE__));
-  }
-  if (traits.skip_softmax && traits.decode) {  // which kernel decodes depends on all sizes
-    set_sizes(traits, call.resolve_lengths(),
-              {.total_q = number(args.q.sym_size(0)),
-               .heads = number(args.q.sym_size(1)),
-               .total_kv = number(args.k.sym_size(0)),
-               .kv_heads = number(args.k.sym_size(1)),
-               .batch = number(args.b_seq_len.sym_size(0))});
-  }
+  const AttentionTraits traits{.device = args.q.device().type(),
+                               .dtype = args.q.scalar_type(),
+                               .head_dim = args.q.sym_size(2).guard_int(__FILE__, __LINE__),
+                               .sparse_nm = args.sparsity_n > 0,
+                               .skip_softmax = uses_skip_softmax(args),
+                               .collect_stats = args.collect_stats,
+                               .want_mask = true,
+                               .device_index = args.q.device().index()};
   const Backend* const backend = find_backend(traits, args.backend);
   if (backend == nullptr || !backend->backward_reads_mask(traits)) return false;
   const c10::SymInt total_kv = args.k.sym_size(0);

@@ -101,6 +101,16 @@ bool tma_aligned(const at::Tensor& t) {
 
 std::int64_t bounded(std::int64_t count) { return std::min(count, AttentionProblem::kMaxCount); }
 
+/// In phase "decode" the query block is the one row.
+std::int64_t skip_br_of_call(const AttentionArgs& args) {
+  return args.phase == "decode" ? 1 : bounded(args.skip_softmax_br);
+}
+
+/// No sequence is prefill.
+bool is_decode(const AttentionArgs& args) {
+  return args.phase == "decode" || (args.phase == "auto" && args.max_input_len <= 1);
+}
+
 void allocate_results(AttentionProblem& problem, const AttentionArgs& args, bool want_mask) {
   const std::int64_t total_q = args.q.size(0);
   const std::int64_t heads = args.q.size(1);
@@ -137,47 +147,33 @@ std::string describe_call(const AttentionArgs& args) {
   return modelopt::str("attention of q ", args.q.sizes(), " and k ", args.k.sizes(), " on ", args.q.device());
 }
 
-std::int64_t skip_br_of_call(const AttentionArgs& args) {
-  return args.phase == "decode" ? 1 : bounded(args.skip_softmax_br);
-}
-
-void set_sizes(AttentionTraits& traits, const AttentionArgs& args, const CallSizes& sizes) {
-  const std::int64_t keys = key_length_bound(args, args.max_input_len, args.max_input_len_k, sizes.total_kv);
-  traits.heads = sizes.heads;
-  traits.kv_heads = sizes.kv_heads;
-  traits.batch = sizes.batch;
-  traits.max_input_len = std::min(args.max_input_len, sizes.total_q);
-  traits.max_input_len_k = std::min(keys, sizes.total_kv);
-}
-
 bool uses_skip_softmax(const AttentionArgs& args) {
   return args.skip_softmax_lambda.has_value() || args.skip_softmax_threshold.value_or(0.0) > 0.0;
 }
 
 AttentionTraits traits_of(const AttentionArgs& args, bool want_mask) {
-  AttentionTraits traits{.device = args.q.device().type(),
-                         .dtype = args.q.scalar_type(),
-                         .head_dim = args.q.size(2),
-                         .sparse_nm = args.sparsity_n > 0,
-                         .skip_softmax = uses_skip_softmax(args),
-                         .skip_br = skip_br_of_call(args),
-                         .skip_bc = args.skip_softmax_bc,
-                         .decode = is_decode(args, args.max_input_len <= 1),
-                         .collect_stats = args.collect_stats,
-                         .want_mask = want_mask,
-                         .tma_aligned = tma_aligned(args.q) && tma_aligned(args.k) && tma_aligned(args.v),
-                         .device_index = args.q.device().index()};
-  set_sizes(traits, args,
-            {.total_q = args.q.size(0),
-             .heads = args.q.size(1),
-             .total_kv = args.k.size(0),
-             .kv_heads = args.k.size(1),
-             .batch = args.b_seq_len.size(0)});
-  return traits;
+  const std::int64_t total_kv = args.k.size(0);
+  const std::int64_t key_bound = key_length_bound(args, args.max_input_len, args.max_input_len_k, total_kv);
+  return {.device = args.q.device().type(),
+          .dtype = args.q.scalar_type(),
+          .head_dim = args.q.size(2),
+          .sparse_nm = args.sparsity_n > 0,
+          .skip_softmax = uses_skip_softmax(args),
+          .skip_br = skip_br_of_call(args),
+          .skip_bc = args.skip_softmax_bc,
+          .decode = is_decode(args),
+          .heads = args.q.size(1),
+          .kv_heads = args.k.size(1),
+          .batch = args.b_seq_len.size(0),
+          .max_input_len = std::min(args.max_input_len, args.q.size(0)),
+          .max_input_len_k = std::min(key_bound, total_kv),
+          .collect_stats = args.collect_stats,
+          .want_mask = want_mask,
+          .tma_aligned = tma_aligned(args.q) && tma_aligned(args.k) && tma_aligned(args.v),
+          .device_index = args.q.device().index()};
 }
 
 AttentionProblem make_problem(const AttentionArgs& args) {
-  const bool decode = is_decode(args, args.max_input_len <= 1);
   const auto head_dim = static_cast<double>(args.q.size(2));
   return {.q = args.q,
           .k = args.k,
@@ -186,8 +182,8 @@ AttentionProblem make_problem(const AttentionArgs& args) {
           .device_sequences = args.q.is_cuda() ? device_sequences(args) : DeviceSequences(),
           .is_causal = args.is_causal,
           .softmax_scale = args.softmax_scale.value_or(1.0 / std::sqrt(head_dim)),
-          .decode = decode,
-          .sparsity_n = decode ? 0 : args.sparsity_n,
+          .decode = is_decode(args),
+          .sparsity_n = is_decode(args) ? 0 : args.sparsity_n,
           .sparsity_m = args.sparsity_m,
           .num_sink_tokens = bounded(args.num_sink_tokens),
           .dense_window_size = bounded(args.dense_window_size),
@@ -207,7 +203,11 @@ void validate_backend_name(std::string_view name) {
 }
 
 const Backend* find_backend(const AttentionTraits& traits, std::string_view requested) {
-  return find(traits, requested, &reason_against);
+  if (requested == "auto") return find(traits, requested, &reason_against);
+  const auto& backends = all_backends();
+  const auto named =
+      std::find_if(backends.begin(), backends.end(), [&](const auto& b) { return b->name() == requested; });
+  return named == backends.end() ? nullptr : named->get();
 }
 
 const Backend& select_backend(const AttentionTraits& traits, std::string_view requested) {

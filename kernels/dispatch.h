@@ -3,7 +3,6 @@
 
 #include <modelopt/kernels/attention.h>
 
-#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -20,27 +19,13 @@ void validate_backend_name(std::string_view name);
 /// The same for attention_calibrate.
 [[nodiscard]] const Backend& select_calibrate_backend(const AttentionTraits& traits, std::string_view requested);
 
-/// The backend that select_backend() would return, or nullptr where it would throw.
+/// The backend that runs a call, if any does: the one that is named, or the first that can run such problems; nullptr
+/// if there is none. Of a named one the lengths, which decide what its kernels take, need not be known.
 [[nodiscard]] const Backend* find_backend(const AttentionTraits& traits, std::string_view requested);
 
 /// What a call asks of a backend.
 [[nodiscard]] AttentionTraits traits_of(const AttentionArgs& args, bool want_mask);
 [[nodiscard]] bool uses_skip_softmax(const AttentionArgs& args);
-
-/// Whether no sequence is prefill; `single_rows`: max_input_len is at most 1.
-[[nodiscard]] inline bool is_decode(const AttentionArgs& args, bool single_rows) {
-  return args.phase == "decode" || (args.phase == "auto" && single_rows);
-}
-/// Query rows of a block of skip-softmax: in phase "decode" the one row.
-[[nodiscard]] std::int64_t skip_br_of_call(const AttentionArgs& args);
-
-/// Sizes of a call's tensors.
-struct CallSizes {
-  std::int64_t total_q, heads, total_kv, kv_heads, batch;
-};
-/// Adds sizes, and bounds of the lengths, which no tensor exceeds.
-void set_sizes(AttentionTraits& traits, const AttentionArgs& args, const CallSizes& sizes);
-
 /// For messages: "cpu tensors of Float with head_dim 64, N:M sparse".
 [[nodiscard]] std::string describe(const AttentionTraits& traits);
 

@@ -203,7 +203,10 @@ class AttentionBackward : FlashAttention<V, Element> {
     if (span.empty()) return;
     Mask poisoned[NV];
     this->template decide<NV>(block, begin, span, poisoned);
-    if (wants_grad_scores()) {
+    const bool has_grad_output = backward_.grad_output != nullptr;
+    if (wants_grad_scores() && !has_grad_output) {
+      std::fill(g_.grad_scores + span.begin * NV * V::kLanes, g_.grad_scores + span.end * NV * V::kLanes, T(0));
+    } else if (wants_grad_scores()) {
       score_tile<V, NV>(s_.v_tile, padded_dim_, g_.grad_out + block * head_dim_, head_dim_, span.begin, span.end,
                         g_.grad_scores);
     }
@@ -211,7 +214,7 @@ class AttentionBackward : FlashAttention<V, Element> {
 
     constexpr int kStride = NV * V::kLanes;
     const int rows = static_cast<int>(this->last_lane(block) - block + 1);
-    if (backward_.grad_v != nullptr) {
+    if (backward_.grad_v != nullptr && has_grad_output) {
       const auto add = finite_grad_ ? &add_rows_to_tile<V> : &add_nonfinite_rows_to_tile<V>;
       add(s_.scores, kStride, g_.grad_out_rows + block * row_length_, row_length_, rows, span.begin, span.end,
           g_.grad_v);

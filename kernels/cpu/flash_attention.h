@@ -137,6 +137,7 @@ class FlashAttention {
       s_.sum[lane] = 0;
     }
     std::fill_n(s_.out, round_up(lanes_, V::kLanes) * padded_dim_, T(0));
+    finite_values_ = true;
   }
 
   /// Converts rows of keys [begin, end) into a tile, padded with zeros to whole subtiles and padded_dim.
@@ -218,9 +219,9 @@ class FlashAttention {
       const std::int64_t tile_end = std::min(end, begin / kKeyTile * kKeyTile + kKeyTile);
       if (begin != voted_tile_) load_tile(call_.k, begin, tile_end, s_.k_tile);
       load_tile(call_.v, begin, tile_end, s_.v_tile);
-      const bool finite = is_finite(s_.v_tile, tile_end - begin);
+      finite_values_ = finite_values_ && is_finite(s_.v_tile, tile_end - begin);
       for (std::int64_t block = 0; block < lanes_; block += kBlockLanes) {
-        with_vectors(block, [&](auto nv) { attend_tile<nv.value>(block, begin, tile_end, finite); });
+        with_vectors(block, [&](auto nv) { attend_tile<nv.value>(block, begin, tile_end); });
       }
       if (stats_ != nullptr) count_visible_blocks(begin);
       if (trials_ != nullptr) decide_trials(begin, tile_end, end);
@@ -229,7 +230,7 @@ class FlashAttention {
   }
 
   template <int NV>
-  void attend_tile(std::int64_t block, std::int64_t begin, std::int64_t end, bool finite) {
+  void attend_tile(std::int64_t block, std::int64_t begin, std::int64_t end) {
     const Span span = score_visible<NV>(block, begin, end);
     if (span.empty()) return;
     if (stats_ != nullptr) count_visible<NV>(block, span, s_.scores);
@@ -241,7 +242,7 @@ class FlashAttention {
     Reg rescale[NV];
     soften<NV>(block, span, poisoned, rescale);
     T* const out = s_.out + block * padded_dim_;
-    if (finite) {
+    if (finite_values_) {
       weigh_tile<V, NV>(s_.v_tile, padded_dim_, s_.scores, padded_dim_, span.begin, span.end, rescale, out);
     } else {
       weigh_nonfinite_tile<V, NV>(s_.v_tile, padded_dim_, s_.scores, padded_dim_, span.begin, span.end, rescale, out);
@@ -590,6 +591,7 @@ class FlashAttention {
   const int padded_dim_;
   const T exponent_scale_;        ///< scale * log2(e)
   std::int64_t voted_tile_ = -1;  ///< first key of the tile in tile_scores
+  bool finite_values_ = true;     ///< those of the tiles so far: out may be infinite or NaN otherwise
   std::uint32_t seen_subtiles_ = 0;
   std::int64_t last_counted_block_ = -1;
 };

@@ -74,7 +74,8 @@ void weigh_tile(const typename V::Scalar* v_tile, std::ptrdiff_t v_stride, const
   }
 }
 
-/// weigh_tile for a tile with infinite or NaN values: a weight of 0 contributes nothing instead of 0 * inf = NaN.
+/// weigh_tile for a tile with infinite or NaN values, or behind one: a weight of 0 contributes nothing instead of
+/// 0 * inf = NaN, and so does what a rescaling takes to 0.
 template <class V, int NV>
 void weigh_nonfinite_tile(const typename V::Scalar* v_tile, std::ptrdiff_t v_stride, const typename V::Scalar* weights,
                           int padded_dim, int begin, int end, const typename V::Reg (&rescale)[NV],
@@ -90,7 +91,7 @@ void weigh_nonfinite_tile(const typename V::Scalar* v_tile, std::ptrdiff_t v_str
         acc = V::blend(V::unequal(weight, V::set1(0)), next, acc);
       }
       typename V::Scalar* p = out + d * kLanes + v * V::kLanes;
-      V::store(p, V::fma(V::load(p), rescale[v], acc));
+      V::store(p, V::blend(V::unequal(rescale[v], V::set1(0)), V::fma(V::load(p), rescale[v], acc), acc));
     }
   }
 }

@@ -169,6 +169,27 @@ TEST_CASE("autograd: logsumexp alone is differentiable", "[autograd]") {
   CHECK(args.v.grad().eq(0).all().item<bool>());
 }
 
+TEST_CASE("autograd: the gradient of logsumexp does not depend on V, whatever V holds", "[autograd]") {
+  for (const char* backend : {"cpu", "reference"}) {
+    AttentionArgs args = make_args({.lengths = {{80, 80}}, .heads = 2, .kv_heads = 1, .head_dim = 16});
+    args.backend = backend;
+    const auto gradients = [](AttentionArgs call) {
+      call = with_leaves(call);
+      attention(call).logsumexp.sum().backward();
+      return Gradients{call.q.grad(), call.k.grad(), call.v.grad()};
+    };
+    const Gradients expected = gradients(args);
+    args.v = args.v.clone();
+    args.v[0].fill_(std::numeric_limits<float>::infinity());
+    args.v[70].fill_(std::numeric_limits<float>::quiet_NaN());
+    const Gradients actual = gradients(args);
+    INFO(backend);
+    CHECK(bitwise_difference(actual.q, expected.q) == "");
+    CHECK(bitwise_difference(actual.k, expected.k) == "");
+    CHECK(actual.v.eq(0).all().item<bool>());
+  }
+}
+
 TEST_CASE("autograd: a row that is NaN has NaN gradients and leaves other rows alone", "[autograd]") {
   AttentionArgs args = make_args({.lengths = {{10, 10}}, .heads = 1, .kv_heads = 1, .head_dim = 4});
   args.k[6].fill_(std::numeric_limits<float>::quiet_NaN());  // rows 6 to 9 see it

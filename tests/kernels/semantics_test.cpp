@@ -405,6 +405,22 @@ TEST_CASE("semantics: a key whose score is -inf is not visible", "[semantics]") 
   }
 }
 
+TEST_CASE("semantics: an infinite value of no weight in fp32 is left out wherever the tiles' edges are",
+          "[semantics]") {
+  for (const std::int64_t keys : {2, 63, 64, 65, 128, 129, 200}) {
+    std::vector<float> scores(static_cast<std::size_t>(keys), -200.0f);
+    scores.back() = 0.0f;
+    for (const TestedBackend& backend : tested_backends()) {
+      if (backend.device != c10::DeviceType::CPU || backend.name == "reference") continue;
+      INFO(backend << ", " << keys << " keys");
+      AttentionArgs args = score_args(backend, scores, 1);
+      args.v.fill_(1.0f);
+      args.v[0].fill_(kInf);
+      CHECK(value_of(run(args).output) == 1.0);
+    }
+  }
+}
+
 TEST_CASE("semantics: scores beyond fp32 are infinite for every dtype but fp64", "[semantics]") {
   for (const TestedBackend& backend : tested_backends()) {
     INFO(backend);
@@ -429,14 +445,11 @@ TEST_CASE("semantics: the mask can be read through the columns of the identity",
     for (const Setting& setting : all_settings(backend)) {
       INFO(backend << ": " << setting);
       for (const Storage storage : {Storage::kPacked, Storage::kPoisoned}) {
-        const CaseShape shape = shape_for(backend, {.lengths = {{300, 300}, {3, 41}},
-                                                    .heads = 2,
-                                                    .kv_heads = 1,
-                                                    .fill = Fill::kIntegers,
-                                                    .storage = storage});
+        const CaseShape shape = shape_for(
+            backend,
+            {.lengths = {{300, 300}, {3, 41}}, .heads = 2, .kv_heads = 1, .fill = Fill::kIntegers, .storage = storage});
         AttentionArgs args = on_backend(with_setting(make_args(shape), setting), backend);
-        const at::Tensor returned =
-            unpack_mask(attention_with_mask(on_device(args, backend.device)).mask.cpu(), args);
+        const at::Tensor returned = unpack_mask(attention_with_mask(on_device(args, backend.device)).mask.cpu(), args);
         CHECK(mask_through_identity(args).equal(returned));
       }
     }

@@ -362,6 +362,28 @@ class CompilationTest(unittest.TestCase):
             self.assertTrue(torch.equal(layer(q, k, v, start, lengths, longest), expected))
         self.assertEqual(len(compiled), 1)
 
+    def test_decode_with_skipping_compiles_once_with_and_without_gradients(self):
+        def layer(q, k, v, start, length, start_k, length_k, longest):
+            return attention(q * 1.0, k, v, start, length, 1, True, None, start_k, length_k, longest,
+                             skip_softmax_threshold=0.1, skip_softmax_bc=8, phase="decode")[0]
+
+        for requires_grad in (False, True):
+            compiled = []
+
+            def backend(graph, inputs):
+                compiled.append(graph)
+                return graph.forward
+
+            torch._dynamo.reset()
+            step = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+            for length in (20, 21, 40, 57):
+                q = torch.randn(2, 4, 16, requires_grad=requires_grad)
+                k, v = torch.randn(2, 2 * length, 2, 16)
+                ends = [torch.tensor(x, dtype=torch.int32) for x in ([0, 1], [1, 1], [0, length], [length, length])]
+                expected = layer(q, k, v, *ends, length)
+                self.assertTrue(torch.equal(step(q, k, v, *ends, length), expected))
+            self.assertEqual(len(compiled), 1)
+
     def test_training_step_through_aot_autograd(self):
         torch._dynamo.reset()
 
