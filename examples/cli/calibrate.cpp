@@ -202,7 +202,8 @@ Json samples_data(const calibration::CalibrationResult& result) {
 
 // Dense and calibrated on prompts that the calibration has not seen, at its own lengths.
 std::vector<eval::RulerResult> check_on_ruler(const ModelSession& session, const calibration::RulerGenerator& generator,
-                                              const eval::NamedConfig& calibrated, const Options& options) {
+                                              const eval::NamedConfig& calibrated,
+                                              const std::vector<std::int64_t>& stop_token_ids, const Options& options) {
   constexpr std::int64_t kAnswerRoom = 256;
   const config::CalibrationConfig& calibration = *calibrated.config.calibration;
   eval::RulerOptions ruler;
@@ -210,6 +211,7 @@ std::vector<eval::RulerResult> check_on_ruler(const ModelSession& session, const
   const std::int64_t room = session.model->config().max_position_embeddings - kAnswerRoom;
   for (std::int64_t& length : ruler.lengths) length = std::min(length, room);
   ruler.samples = options.ruler_samples;
+  ruler.stop_token_ids = stop_token_ids;
   ruler.seed = options.common.seed + 1;
   return run_ruler(session, generator, {calibrated}, ruler, options.common);
 }
@@ -226,6 +228,7 @@ void run(const Options& options) {
   check_targets(wanted.config, options);
   const ModelSession session = load_session(options.model, options.common);
   const auto generator = ruler_generator(session, options.haystack, data_dir);
+  const auto stop_token_ids = options.ruler_samples > 0 ? stop_tokens(session) : std::vector<std::int64_t>();
   const calibration::CalibrationResult result = calibrate(session, generator, wanted.config, options);
   output.print(to_text(wanted, result));
 
@@ -237,7 +240,7 @@ void run(const Options& options) {
   }
   std::vector<eval::RulerResult> ruler;
   if (options.ruler_samples > 0) {
-    ruler = check_on_ruler(session, generator, calibrated, options);
+    ruler = check_on_ruler(session, generator, calibrated, stop_token_ids, options);
     output.print("\n" + ruler_table(ruler));
   }
   output.finish({{"model", options.model},

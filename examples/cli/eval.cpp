@@ -167,6 +167,7 @@ void evaluate_ruler(const ModelSession& session, const std::vector<eval::NamedCo
   ruler.decode_steps = options.decode_steps;
   ruler.seed = options.common.seed;
   ruler.tasks = ruler_tasks(options.ruler_tasks);
+  ruler.stop_token_ids = stop_tokens(session);
   const auto results = run_ruler(session, generator, configs, ruler, options.common);
   output.print(ruler_table(results));
   for (const auto& named : configs)

@@ -61,7 +61,13 @@ void require_creatable(const std::string& option, const std::string& path) {
   std::error_code ignored;
   MODELOPT_CHECK(!fs::is_directory(path, ignored), UsageError, option, " ", path,
                  ": is a directory, expected a file name");
-  const fs::path parent = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
+  if (is_device(path)) {
+    MODELOPT_CHECK(::access(path.c_str(), W_OK) == 0, UsageError, option, " ", path,
+                   ": cannot write: ", std::strerror(errno));
+    return;
+  }
+  const fs::path target = link_target(path);
+  const fs::path parent = target.has_parent_path() ? target.parent_path() : fs::path(".");
   MODELOPT_CHECK(fs::is_directory(parent, ignored), UsageError, option, " ", path, ": there is no directory ",
                  parent.string());
   MODELOPT_CHECK(::access(parent.c_str(), W_OK) == 0, UsageError, option, " ", path, ": cannot write into ",

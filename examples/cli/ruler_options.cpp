@@ -96,12 +96,15 @@ std::vector<RulerTask> ruler_tasks(const std::vector<std::string>& names) {
   return tasks;
 }
 
+std::vector<std::int64_t> stop_tokens(const ModelSession& session) {
+  return checkpoint::read_generation_config(session.directory, session.model->config()).eos_token_ids;
+}
+
 std::vector<RulerResult> run_ruler(const ModelSession& session, const calibration::RulerGenerator& generator,
                                    const std::vector<eval::NamedConfig>& configs, eval::RulerOptions options,
                                    const CommonOptions& common) {
   ProgressBar bar("RULER", progress_mode(common));
   options.kernel = common.kernel;
-  options.stop_token_ids = checkpoint::read_generation_config(session.directory, session.model->config()).eos_token_ids;
   options.progress = [&](std::int64_t done, std::int64_t total) { bar.update(done, total); };
   return eval::evaluate_ruler(*session.model, generator, configs, options);
 }

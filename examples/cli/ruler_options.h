@@ -31,6 +31,9 @@ void check_haystack(const std::string& haystack, const std::string& path, const 
 /// Tasks by name. Throws UsageError for a name that is none, or is there twice.
 [[nodiscard]] std::vector<calibration::RulerTask> ruler_tasks(const std::vector<std::string>& names);
 
+/// Those that end an answer, by generation_config.json.
+[[nodiscard]] std::vector<std::int64_t> stop_tokens(const ModelSession& session);
+
 /// Runs them with a progress bar.
 [[nodiscard]] std::vector<eval::RulerResult> run_ruler(const ModelSession& session,
                                                        const calibration::RulerGenerator& generator,

@@ -162,6 +162,7 @@ void run(const Options& options) {
                  " carries none of its own");
   const eval::NamedConfig& config = configs.front();
   const Prompts prompts = read_prompts(session, options.prompt);
+  const auto generation = generate_config(session, options.sampling, options.common);
   MODELOPT_CHECK(prompts.rows.size() == 1, UsageError, "--token-ids ", options.prompt.token_ids, ": has ",
                  prompts.rows.size(), " rows, expected one prompt");
 
@@ -171,7 +172,6 @@ void run(const Options& options) {
   const auto& prompt = prompts.rows.front();
   const eval::EvalResult result = compare(session, prompt, config, options.common);
   output.print(comparison_table(result, has_skip_softmax(config.config)) + "\n");
-  const auto generation = generate_config(session, options.sampling, options.common);
   const Continuations texts = continue_prompt(session, prompts, config, generation, options.common);
   output.print(str("The prompt (", prompt.size(), " tokens) continues\n\n",
                    side_by_side(to_text(texts.dense, prompts), to_text(texts.sparse, prompts)), "\n",

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include <modelopt/util/ordered_json.h>
+
 #include "commands.h"
 #include "common_options.h"
 #include "exit_code.h"
@@ -15,7 +17,7 @@
 namespace modelopt::cli {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 struct Options {
   CommonOptions common;
@@ -24,6 +26,15 @@ struct Options {
   bool no_special = false;
   bool skip_special = false;
 };
+
+// What is no JSON, or nested without end, is no value of any type.
+Json parse_line(const std::string& line) {
+  try {
+    return parse_ordered_json(line, "");
+  } catch (const DataError&) {
+    return Json(Json::value_t::discarded);
+  }
+}
 
 std::string encode_line(const checkpoint::Tokenizer& tokenizer, const Json& line, bool add_special_tokens) {
   MODELOPT_CHECK(line.is_string(), DataError, "expected a JSON string");
@@ -34,8 +45,10 @@ std::string decode_line(const checkpoint::Tokenizer& tokenizer, const Json& line
   MODELOPT_CHECK(line.is_array(), DataError, "expected a JSON array of token ids");
   std::vector<std::int64_t> ids;
   for (const auto& id : line) {
-    MODELOPT_CHECK(id.is_number_integer() && id >= 0 && id < tokenizer.vocab_size(), DataError, id.dump(),
-                   ", expected a token id from 0 to ", tokenizer.vocab_size() - 1);
+    const bool in_range = id.is_number_integer() && id >= 0 && id < tokenizer.vocab_size();
+    MODELOPT_CHECK(in_range && tokenizer.id_to_token(id.get<std::int64_t>()), DataError, shown(id),
+                   ", expected a token id from 0 to ", tokenizer.vocab_size() - 1,
+                   in_range ? ", this one has no token" : "");
     ids.push_back(id.get<std::int64_t>());
   }
   return Json(tokenizer.decode(ids, skip_special_tokens)).dump();
@@ -49,7 +62,7 @@ void run(const Options& options) {
   const auto tokenizer = load_tokenizer(options.model, "");
   std::string line;
   for (std::int64_t number = 1; std::getline(std::cin, line); ++number) {
-    const Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const Json parsed = parse_line(line);
     try {
       write_stdout((options.decode ? decode_line(tokenizer, parsed, options.skip_special)
                                    : encode_line(tokenizer, parsed, !options.no_special)) +

@@ -152,6 +152,7 @@ void run(int argc, char** argv) {
   const presets::Preset* const preset = presets::find(options.config);
   if (preset == nullptr)
     throw cli::UsageError("--config is " + options.config + ", expected one of " + presets::names());
+  if (!options.checkpoint.empty()) check_checkpoint(options.model, options.checkpoint);
 
   const auto teacher = load(options);
   const auto student = load(options);

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <modelopt/checkpoint/export/export_checkpoint.h>
 #include <modelopt/checkpoint/safetensors_file.h>
 #include <modelopt/checkpoint/safetensors_writer.h>
 #include <modelopt/error.h>
@@ -45,6 +46,13 @@ Json describe_run(const TrainingOptions& options, const std::string& config, std
           {"max_grad_norm", options.max_grad_norm},
           {"distill", options.distill},
           {"seed", options.seed}};
+}
+
+void check_checkpoint(const fs::path& source, const fs::path& directory) {
+  checkpoint::check_export_target(source, directory, /*overwrite=*/true);
+  const bool replaceable = !fs::exists(directory) || fs::is_empty(directory) || fs::exists(directory / kState);
+  MODELOPT_CHECK(replaceable, InvalidArgument, directory.string(), ": holds no ", kState,
+                 ", expected a new directory or a checkpoint of this program to replace");
 }
 
 void save_state(const Trainer& trainer, const Json& run, const fs::path& source, const fs::path& directory) {

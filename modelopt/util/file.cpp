@@ -44,6 +44,15 @@ fs::path parent_of(const fs::path& path) {
   return parent.empty() ? fs::path(".") : parent;
 }
 
+void write_all(const Descriptor& file, const fs::path& path, std::string_view content) {
+  while (!content.empty()) {
+    const ssize_t step = ::write(file.get(), content.data(), content.size());
+    if (step < 0 && errno == EINTR) continue;
+    MODELOPT_CHECK(step >= 0, DataError, path.string(), ": cannot write: ", reason());
+    content.remove_prefix(static_cast<std::size_t>(step));
+  }
+}
+
 fs::path without_trailing_slash(fs::path path) { return path.has_filename() ? path : path.parent_path(); }
 
 }  // namespace
@@ -62,24 +71,43 @@ std::string read_file(const fs::path& path) {
   }
 }
 
-void write_file_atomically(const fs::path& path, std::string_view content) {
+fs::path link_target(fs::path path) {
+  constexpr int kMostLinks = 40;  // as many as Linux follows
+  std::error_code failure;
+  for (int links = 0; fs::is_symlink(path, failure); ++links) {
+    MODELOPT_CHECK(links < kMostLinks, DataError, path.string(), ": too many symbolic links");
+    const fs::path target = fs::read_symlink(path, failure);
+    MODELOPT_CHECK(!failure, DataError, path.string(), ": cannot resolve: ", failure.message());
+    path = parent_of(path) / target;  // target alone if it is absolute
+  }
+  return path;
+}
+
+bool is_device(const fs::path& path) {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
+}
+
+void write_file_atomically(const fs::path& name, std::string_view content) {
+  if (is_device(name)) {
+    const Descriptor device(::open(name.c_str(), O_WRONLY | O_CLOEXEC));
+    MODELOPT_CHECK(device.get() >= 0, DataError, name.string(), ": cannot open: ", reason());
+    return write_all(device, name, content);
+  }
+  const fs::path path = link_target(name);
   std::string temporary = (parent_of(path) / ("." + path.filename().string() + ".XXXXXX")).string();
   const Descriptor file(::mkstemp(temporary.data()));
   MODELOPT_CHECK(file.get() >= 0, DataError, path.string(), ": cannot create a temporary file beside it: ", reason());
   try {
-    std::size_t written = 0;
-    while (written < content.size()) {
-      const ssize_t step = ::write(file.get(), content.data() + written, content.size() - written);
-      if (step < 0 && errno == EINTR) continue;
-      MODELOPT_CHECK(step >= 0, DataError, path.string(), ": cannot write: ", reason());
-      written += static_cast<std::size_t>(step);
-    }
+    write_all(file, path, content);
     // mkstemp creates the file for its owner alone; give it what the umask would have given.
     const mode_t mask = ::umask(0);
     ::umask(mask);
-    MODELOPT_CHECK(::fchmod(file.get(), 0666 & ~mask) == 0, DataError, path.string(), ": cannot set its mode: ", reason());
+    MODELOPT_CHECK(::fchmod(file.get(), 0666 & ~mask) == 0, DataError, path.string(),
+                   ": cannot set its mode: ", reason());
     MODELOPT_CHECK(::fsync(file.get()) == 0, DataError, path.string(), ": cannot sync: ", reason());
-    MODELOPT_CHECK(::rename(temporary.c_str(), path.c_str()) == 0, DataError, path.string(), ": cannot rename: ", reason());
+    MODELOPT_CHECK(::rename(temporary.c_str(), path.c_str()) == 0, DataError, path.string(),
+                   ": cannot rename: ", reason());
   } catch (...) {
     ::unlink(temporary.c_str());
     throw;
@@ -101,7 +129,8 @@ AtomicDirectory::AtomicDirectory(fs::path target, bool overwrite)
                  ": cannot create a temporary directory beside it: ", reason());
   temporary_ = pattern;
   std::error_code ignored;
-  fs::permissions(temporary_, fs::perms::group_read | fs::perms::group_exec | fs::perms::others_read | fs::perms::others_exec,
+  fs::permissions(temporary_,
+                  fs::perms::group_read | fs::perms::group_exec | fs::perms::others_read | fs::perms::others_exec,
                   fs::perm_options::add, ignored);
 }
 
@@ -118,9 +147,11 @@ void AtomicDirectory::commit() {
   // rename(2) replaces only an empty directory, so an old target first moves aside; it is put back if the rename fails.
   fs::path aside;
   if (fs::exists(fs::symlink_status(target_))) {
-    MODELOPT_CHECK(overwrite_, DataError, target_.string(), ": came into being meanwhile; expected a new directory (or --overwrite)");
+    MODELOPT_CHECK(overwrite_, DataError, target_.string(),
+                   ": came into being meanwhile; expected a new directory (or --overwrite)");
     aside = temporary_.string() + ".old";
-    MODELOPT_CHECK(::rename(target_.c_str(), aside.c_str()) == 0, DataError, target_.string(), ": cannot replace: ", reason());
+    MODELOPT_CHECK(::rename(target_.c_str(), aside.c_str()) == 0, DataError, target_.string(),
+                   ": cannot replace: ", reason());
   }
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
     const std::string why = reason();

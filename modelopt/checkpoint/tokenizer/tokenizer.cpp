@@ -75,11 +75,10 @@ struct Tokenizer::Impl {
   void encode_section(std::string_view text, bool at_beginning, Encoding& encoding) const;
   void encode_words(std::string_view text, bool at_beginning, Encoding& encoding) const;
 
-  [[nodiscard]] const Entry& entry(std::int64_t id) const {
+  // An id without a token has no text: a model's embedding may have more rows than there are tokens.
+  void decode(std::int64_t id, bool skip_special_tokens, Decoding& decoding) const {
     const auto found = tokens.find(id);
-    MODELOPT_CHECK(found != tokens.end(), DataError, "token id ", id, " has no token, expected one of the ",
-                   tokens.size(), " ids from 0 to ", vocab_size - 1);
-    return found->second;
+    if (found != tokens.end() && !(skip_special_tokens && found->second.special)) decoding.push(found->second.decoded);
   }
 
   std::unique_ptr<const Normalizer> normalizer;
@@ -164,10 +163,7 @@ std::vector<std::int64_t> Tokenizer::encode(std::string_view text, bool add_spec
 
 std::string Tokenizer::decode(std::span<const std::int64_t> ids, bool skip_special_tokens) const {
   Decoding decoding = impl_->decoder.start();
-  for (const std::int64_t id : ids) {
-    const Impl::Entry& entry = impl_->entry(id);
-    if (!skip_special_tokens || !entry.special) decoding.push(entry.decoded);
-  }
+  for (const std::int64_t id : ids) impl_->decode(id, skip_special_tokens, decoding);
   decoding.finish();
   return decoding.take();
 }
@@ -204,8 +200,7 @@ IncrementalDecoder::IncrementalDecoder(IncrementalDecoder&&) noexcept = default;
 IncrementalDecoder& IncrementalDecoder::operator=(IncrementalDecoder&&) noexcept = default;
 
 std::string IncrementalDecoder::push(std::int64_t id) {
-  const Tokenizer::Impl::Entry& entry = impl_->tokenizer->entry(id);
-  if (!impl_->skip_special_tokens || !entry.special) impl_->decoding.push(entry.decoded);
+  impl_->tokenizer->decode(id, impl_->skip_special_tokens, impl_->decoding);
   return impl_->decoding.take();
 }
 

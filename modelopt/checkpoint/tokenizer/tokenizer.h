@@ -29,8 +29,8 @@ class Tokenizer {
   /// UTF-8, with the offset of the first bad byte.
   [[nodiscard]] std::vector<std::int64_t> encode(std::string_view text, bool add_special_tokens) const;
 
-  /// Text of `ids`, always valid UTF-8: bytes that do not form a character become U+FFFD.
-  /// Throws DataError for an id without a token.
+  /// Text of `ids`, always valid UTF-8: bytes that do not form a character become U+FFFD. An id without a token, which
+  /// a model with a larger embedding may generate, has no text.
   [[nodiscard]] std::string decode(std::span<const std::int64_t> ids, bool skip_special_tokens) const;
 
   /// Id of a token by its exact spelling in the file (byte-level tokens are spelled in the byte alphabet: "Ġthe").

@@ -1,7 +1,11 @@
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
+#include <filesystem>
 #include <string>
 #include <vector>
+
+#include <modelopt/util/file.h>
 
 #include "examples/cli/program.h"
 #include "modelopt/checkpoint/test_files.h"
@@ -91,6 +95,23 @@ TEST_CASE("generate --stats shows what each module skipped in prefill and decode
   CHECK(text.out.find("module                    phase    blocks  skipped %  by head group  kept pairs %\n") !=
         std::string::npos);
   CHECK(text.out.find("\nmodel.layers.1.self_attn  decode      192  ") != std::string::npos);
+}
+
+TEST_CASE("ids beyond the tokenizer, of a padded embedding, have no text") {
+  const TemporaryDirectory directory;
+  std::filesystem::copy(tiny_model("llama_llama3rope"), directory / "tiny");
+  Json tokenizer = Json::parse(read_file(MODELOPT_TEST_DATA "/tokenizers/bytes/tokenizer.json"));
+  Json first_tokens = Json::object();
+  for (const auto& [token, id] : tokenizer["model"]["vocab"].items())
+    if (id < 32) first_tokens[token] = id;
+  tokenizer["model"]["vocab"] = first_tokens;
+  tokenizer["model"]["merges"] = Json::array();
+  directory.write("tiny/tokenizer.json", tokenizer.dump());
+  const Json data = run_json({"generate", "--model", (directory / "tiny").string(), "--token-ids",
+                              write_json(directory / "ids.json", some_ids(20)), "--max-new-tokens", "20"});
+  const Json& ids = data["sequences"][0]["ids"];
+  CHECK(std::any_of(ids.begin(), ids.end(), [](const Json& id) { return id >= 32; }));
+  CHECK(data["sequences"][0]["text"].is_string());
 }
 
 TEST_CASE("a text prompt needs a tokenizer") {

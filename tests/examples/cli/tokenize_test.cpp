@@ -53,6 +53,8 @@ TEST_CASE("a malformed line ends the run with its number, after the lines before
 TEST_CASE("decode refuses what is no array of known ids") {
   CHECK(tokenize("\"a\"\n", {"--decode"}).err ==
         "modelopt: error: standard input, line 1: expected a JSON array of token ids\n");
+  CHECK(tokenize(std::string(1000000, '[') + std::string(1000000, ']') + "\n", {"--decode"}).err ==
+        "modelopt: error: standard input, line 1: expected a JSON array of token ids\n");
   for (const char* line : {"[-1]", "[1.0]", "[\"1\"]", "[99999999]", "[18446744073709551615]"}) {
     CAPTURE(line);
     const ProgramResult result = tokenize(std::string(line) + "\n", {"--decode"});

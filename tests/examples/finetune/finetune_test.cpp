@@ -64,6 +64,13 @@ TEST_CASE("fine-tuning refuses what makes no sense") {
   };
   CHECK(error({"--resume"}).find("--resume and --save-every need --checkpoint") != std::string::npos);
   CHECK(error({"--config", "SPARSE"}).find("--config is SPARSE, expected one of ") != std::string::npos);
+  std::filesystem::create_directory(directory / "results");
+  directory.write("results/kept", "x");
+  CHECK(error({"--checkpoint", (directory / "results").string()}).find("results: holds no ") != std::string::npos);
+  CHECK(read_file(directory / "results/kept") == "x");
+  const std::string around = std::filesystem::path(tiny_model()).parent_path().string();
+  for (const std::string& path : {tiny_model(), tiny_model() + "/checkpoint", around})
+    CHECK(error({"--checkpoint", path}).find(": is, holds or lies in the source directory ") != std::string::npos);
   CHECK(error({"--seq-len", "4000"}).find("there are 0 windows to train on") != std::string::npos);
   CHECK(error({"--seq-len", "96", "--steps", "0"}).find("steps and batch are 0 and 1, expected at least 1") !=
         std::string::npos);

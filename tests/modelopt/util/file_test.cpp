@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 
 namespace {
 
@@ -72,6 +73,35 @@ TEST_CASE("write_file_atomically gives the mode that the umask allows") {
   CHECK(fs::status(folder / "file").permissions() == fs::perms(0640));
 }
 
+TEST_CASE("write_file_atomically follows symbolic links, also to what is not there yet") {
+  const Folder folder;
+  fs::create_directory(folder / "elsewhere");
+  fs::create_symlink("elsewhere/file", folder / "link");
+  for (const char* content : {"first", "second"}) {
+    modelopt::write_file_atomically(folder / "link", content);
+    CHECK(fs::is_symlink(folder / "link"));
+    CHECK(modelopt::read_file(folder / "elsewhere/file") == content);
+  }
+  CHECK(folder.entries() == 2);
+}
+
+TEST_CASE("write_file_atomically writes to a pipe as it is") {
+  const Folder folder;
+  const fs::path pipe = folder / "pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  CHECK(modelopt::is_device(pipe));
+  std::string received;
+  std::thread reader([&] { received = modelopt::read_file(pipe); });
+  modelopt::write_file_atomically(pipe, "through");
+  reader.join();
+  CHECK(received == "through");
+  CHECK(fs::is_fifo(pipe));
+  CHECK(folder.entries() == 1);
+  put(folder / "file", "x");
+  CHECK_FALSE(modelopt::is_device(folder / "file"));
+  CHECK_FALSE(modelopt::is_device(folder / "none"));
+}
+
 TEST_CASE("write_file_atomically fails without a trace") {
   const Folder folder;
   CHECK_THROWS_MATCHES(modelopt::write_file_atomically(folder / "no/file", "x"), modelopt::DataError,
@@ -105,8 +135,9 @@ TEST_CASE("AtomicDirectory refuses an existing target, or replaces it whole") {
   const Folder folder;
   fs::create_directory(folder / "out");
   put(folder / "out/old", "old");
-  CHECK_THROWS_MATCHES(modelopt::AtomicDirectory(folder / "out", false), modelopt::DataError,
-                       MessageMatches(ContainsSubstring("/out: exists already; expected a new directory (or --overwrite)")));
+  CHECK_THROWS_MATCHES(
+      modelopt::AtomicDirectory(folder / "out", false), modelopt::DataError,
+      MessageMatches(ContainsSubstring("/out: exists already; expected a new directory (or --overwrite)")));
   CHECK(modelopt::read_file(folder / "out/old") == "old");
 
   modelopt::AtomicDirectory output(folder / "out", true);
@@ -123,6 +154,7 @@ TEST_CASE("AtomicDirectory notices a target that came into being meanwhile") {
   modelopt::AtomicDirectory output(folder / "out", false);
   fs::create_directory(folder / "out");
   put(folder / "out/theirs", "theirs");
-  CHECK_THROWS_MATCHES(output.commit(), modelopt::DataError, MessageMatches(ContainsSubstring("came into being meanwhile")));
+  CHECK_THROWS_MATCHES(output.commit(), modelopt::DataError,
+                       MessageMatches(ContainsSubstring("came into being meanwhile")));
   CHECK(modelopt::read_file(folder / "out/theirs") == "theirs");
 }
