@@ -3,11 +3,12 @@
 
     snippets.py run FILE.md …        runs every ```bash and ```python block, each file's blocks in order in one empty folder
     snippets.py links FILE.md …      checks that relative links lead to files
+    snippets.py cpp OUT.cpp FILE.md  writes the ```cpp blocks as one source: a whole program as it is, statements as functions
 
 bash blocks see the repository's programs on PATH and the repository through links of its top-level folders; a block that
 exits non-zero fails the test with its output. JSON blocks must parse. Blocks of other languages are not run here: text;
-sh, commands that need a GPU; py, which a test of its own runs; cpp, built by the example's own target. A file without a
-block to run or to parse is an error.
+sh, commands that need a GPU; py, which a test of its own runs; cpp, which the build compiles. A file without a block to
+run, to parse or to compile is an error.
 """
 import json
 import os
@@ -54,7 +55,28 @@ def check_links(path):
     return failures
 
 
+CPP_PROLOGUE = """#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/randint.h>
+#include <modelopt/checkpoint/load_model.h>
+#include <modelopt/models/causal_lm.h>
+#include <modelopt/sparsify/sparsify.h>
+"""
+
+
+def write_cpp(out, path):
+    blocks = [code for language, code in FENCE.findall(path.read_text(encoding="utf-8")) if language == "cpp"]
+    if not blocks:
+        print(f"{path}: no block of cpp, expected at least one")
+        return 1
+    programs = [code for code in blocks if "int main(" in code]
+    functions = [f"void snippet_{i}() {{\n{code}}}\n" for i, code in enumerate(blocks) if code not in programs]
+    out.write_text("\n".join([*programs, CPP_PROLOGUE if functions else "", *functions]), encoding="utf-8")
+    return 0
+
+
 def main():
+    if sys.argv[1] == "cpp":
+        sys.exit(write_cpp(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])))
     mode, files = sys.argv[1], [pathlib.Path(f).resolve() for f in sys.argv[2:]]
     repository = pathlib.Path(__file__).resolve().parents[2]
     failures = 0
